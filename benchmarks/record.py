@@ -1,0 +1,65 @@
+"""What every measurement shares: the clock, the machine's description, the file."""
+
+import datetime
+import gc
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+_PACKAGES = ("numpy", "scipy", "torch", "triton", "numba")
+
+
+def seconds(function, repeats=7, warmups=1):
+    """Time a call: median, fastest and slowest of ``repeats`` runs after ``warmups``, in seconds."""
+    for _ in range(warmups):
+        function()
+    runs = []
+    gc.collect()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        runs.append(time.perf_counter() - start)
+    return {"median": statistics.median(runs), "min": min(runs), "max": max(runs)}
+
+
+def write(name, results, device="cpu"):
+    """Write results with the machine and the versions beside them; return the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{device}.json"
+    document = {"machine": _machine(), "software": _software(), **results}
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    return path
+
+
+def _machine():
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor():
+    """The processor's name; ``platform`` knows it on some systems only."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _software():
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

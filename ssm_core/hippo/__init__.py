@@ -1,0 +1,6 @@
+"""HiPPO: memories that are optimal for a measure, and online compression with them."""
+
+from ssm_core.hippo.measures import basis, transition
+from ssm_core.hippo.projection import project, reconstruct
+
+__all__ = ["basis", "project", "reconstruct", "transition"]

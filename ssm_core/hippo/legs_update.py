@@ -1,0 +1,74 @@
+"""The O(N) step of LegS: a triangular solve that is one running sum, run for all n at once.
+
+Written out for the scaled coefficients v_n = x_n / sqrt(2n + 1), one step of size h is
+
+    y_n     = (v_n + alpha h r_n) / (1 + alpha h (n + 1))
+    v_n     = y_n + (1 - alpha) h (r_n - (n + 1) y_n)
+    r_{n+1} = r_n - (2n + 1) y_n,        r_0 = the new sample
+
+where r_n is what the first n coefficients leave unexplained of the newest sample. The chain runs
+over n within a step, and each v_n over the steps: coefficient n can take step k as soon as
+coefficient n - 1 has taken it. So at tick k + n all N coefficients move side by side, each one
+step behind the coefficient before it, and nothing waits.
+"""
+
+import numpy as np
+
+try:
+    from numba import njit
+except ImportError:
+    njit = None
+
+
+def legs_wavefront(u, alpha, N, every):
+    """Coefficients (L // every, N) of the LegS update eq-legs-update over the samples u (L,)."""
+    L = len(u)
+    # Step k = 2 ... L freezes 1/t at k - alpha. The first step is none: one sample is a constant,
+    # and the memory of a constant is (u, 0, 0, ...). h = 0 keeps idle coefficients where they are.
+    h = np.zeros(L + 2 * (N - 1))
+    h[N : N - 1 + L] = 1 / (np.arange(2, L + 1) - alpha)
+    out = np.empty((L // every, N))
+    _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
+    return out
+
+
+def _run(u, h, alpha, every, out):
+    # Coefficients stand in reverse order, n = N - 1 ... 0, so that v, r and h advance together.
+    K, N = out.shape
+    scale = np.sqrt(2 * np.arange(N - 1, -1, -1) + 1)
+    v = np.zeros(N)
+    v[N - 1] = u[0]
+    r = np.zeros(N + 1)
+    for tick in range(len(u)):
+        r[N] = u[tick]
+        _advance(v, r, h[tick : tick + N], alpha)
+        behind = N - 1 - tick  # place i has now taken i + 1 - behind steps
+        for i in range((behind - 1) % every, N, every):
+            k = (i - behind) // every
+            if 0 <= k < K:
+                out[k, N - 1 - i] = scale[i] * v[i]
+
+
+def _advance_in_numpy(v, r, h, alpha):
+    """One tick in NumPy: each coefficient takes its own next step, in place."""
+    n = np.arange(len(v) - 1, -1, -1)
+    y = (v + alpha * h * r[1:]) / (1 + alpha * h * (n + 1))
+    v[:] = y + (1 - alpha) * h * (r[1:] - (n + 1) * y)
+    r[:-1] = r[1:] - (2 * n + 1) * y
+
+
+def _advance_compiled(v, r, h, alpha):
+    """The same tick as a loop that Numba turns into vector instructions without temporaries."""
+    N = len(v)
+    for i in range(N):
+        n = N - 1 - i
+        y = (v[i] + alpha * h[i] * r[i + 1]) / (1 + alpha * h[i] * (n + 1))
+        v[i] = y + (1 - alpha) * h[i] * (r[i + 1] - (n + 1) * y)
+        r[i] = r[i + 1] - (2 * n + 1) * y
+
+
+if njit is None:
+    _advance = _advance_in_numpy
+else:
+    _advance = njit(cache=True)(_advance_compiled)
+    _run = njit(cache=True)(_run)
