@@ -1,6 +1,7 @@
 """One look for every figure of the book."""
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
 
 # Okabe and Ito's palette, which keeps its differences under every kind of colour blindness, in an
@@ -69,7 +70,7 @@ def heatmap(axes, matrix, limit=None, label=None):
         >>> image.get_clim()
         (-2.0, 2.0)
     """
-    limit = limit or float(abs(mpl.cbook.safe_masked_invalid(matrix)).max())
+    limit = limit or float(np.abs(matrix).max())
     image = axes.imshow(matrix, vmin=-limit, vmax=limit, interpolation="nearest")
     axes.grid(False)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label=label)

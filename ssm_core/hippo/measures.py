@@ -126,7 +126,7 @@ def _check_arguments(measure, N, given, known):
 def _legs(N):
     n = np.arange(N)
     scale = np.sqrt(2 * n + 1)
-    A = -np.tril(np.outer(scale, scale), -1) - np.diag(n + 1.0)
+    A = np.tril(-np.outer(scale, scale), -1) - np.diag(n + 1.0)
     return A, scale[:, None]
 
 

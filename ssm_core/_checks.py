@@ -1,0 +1,203 @@
+"""Checks of arguments at the boundary of the library.
+
+Every public function calls these first and then trusts its arguments. A check returns the
+argument in the one form that the rest of the code works with (an array in float64 or
+complex128, a plain ``int`` or ``float``), or raises an error that names the argument, says what
+came and what is expected: ``TypeError`` for the wrong kind of thing, ``ValueError`` for the right
+kind with a wrong value or shape.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "as_array",
+    "as_choice",
+    "as_generator",
+    "as_int",
+    "as_positive",
+    "as_real",
+    "as_signal",
+    "as_state_space",
+    "finite_result",
+    "read_only",
+]
+
+
+def as_array(value: Any, name: str, shape: Sequence[Any] | None = None, *, real: bool = False):
+    """Return ``value`` as a finite array in float64, or complex128 where it is complex.
+
+    Args:
+        value: anything NumPy reads as an array of numbers.
+        name: what the caller calls this argument.
+        shape: the shape expected, one entry an axis: an int is required, a string such as ``"N"``
+            names an axis of any length of at least 1. Equal strings mean equal lengths. ``...``
+            in front allows any leading axes. ``None`` accepts every shape.
+        real: refuse complex numbers.
+
+    Raises:
+        TypeError: not an array of numbers, or complex where real numbers are expected.
+        ValueError: wrong shape, or a NaN or an infinity in it.
+    """
+    try:
+        x = np.asarray(value)
+    except ValueError as error:  # ragged nested lists
+        raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
+    if x.dtype.kind not in "biufc":
+        raise TypeError(f"{name} has dtype {x.dtype}, expected numbers (float64 or complex128)")
+    if real and x.dtype.kind == "c":
+        raise TypeError(f"{name} is complex ({x.dtype}), expected real numbers")
+    x = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
+    if shape is not None and not _fits(x.shape, tuple(shape)):
+        raise ValueError(f"{name} has shape {x.shape}, expected {_spell(shape)}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} holds {_first_bad(x)}, expected finite numbers")
+    return x
+
+
+def as_signal(value: Any, name: str, channels: int, *, length: int | None = None,
+              real: bool = False):
+    """Return a signal as an array of shape (L, channels); (L,) is accepted for one channel.
+
+    Args:
+        value: samples in time order, (L, channels), or (L,) where ``channels`` is 1.
+        name: what the caller calls this argument.
+        channels: numbers at each sample.
+        length: the length L that is required, if it is.
+        real: refuse complex numbers.
+    """
+    x = as_array(value, name, real=real)
+    L = "L" if length is None else length
+    wanted = [(L, channels)] + ([(L,)] if channels == 1 else [])
+    if not any(_fits(x.shape, shape) for shape in wanted):
+        raise ValueError(f"{name} has shape {x.shape}, expected " + " or ".join(map(_spell, wanted)))
+    return x.reshape(len(x), channels)
+
+
+def as_state_space(A: Any, B: Any, C: Any, D: Any):
+    """Return A (N, N), B (N, M), C (P, N), D (P, M) as arrays that fit each other."""
+    A = as_array(A, "A", ("N", "N"))  # (N, N)
+    N = len(A)
+    B = as_array(B, "B", (N, "M"))  # (N, M)
+    C = as_array(C, "C", ("P", N))  # (P, N)
+    D = as_array(D, "D", (len(C), B.shape[1]))  # (P, M)
+    return A, B, C, D
+
+
+def as_real(value: Any, name: str, *, low: float | None = None, high: float | None = None) -> float:
+    """Return one finite real number as a float, from ``low`` to ``high``, ends included."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} is {value!r}, expected a real number")
+    try:
+        x = np.asarray(value)
+    except ValueError:
+        x = np.empty(0, dtype=object)
+    if x.dtype.kind not in "iuf" or x.size != 1:
+        raise TypeError(f"{name} is {_short(value)}, expected a real number")
+    number = float(x.reshape(()))
+    bounds = (f" of at least {low:g}" if low is not None and high is None else
+              f" of at most {high:g}" if high is not None and low is None else
+              f" from {low:g} to {high:g}" if low is not None else "")
+    inside = (low is None or number >= low) and (high is None or number <= high)
+    if not np.isfinite(number) or not inside:
+        raise ValueError(f"{name} is {number:g}, expected a finite number{bounds}")
+    return number
+
+
+def as_positive(value: Any, name: str) -> float:
+    """Return one finite real number above zero as a float: a step dt, a window theta."""
+    number = as_real(value, name)
+    if number <= 0:
+        raise ValueError(f"{name} is {number:g}, expected a number above 0")
+    return number
+
+
+def as_int(value: Any, name: str, *, low: int = 1) -> int:
+    """Return an integer of at least ``low``: a state size N, a length L."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {_short(value)}, expected an integer") from None
+    if number < low:
+        raise ValueError(f"{name} is {number}, expected an integer of at least {low}")
+    return number
+
+
+def as_choice(value: Any, name: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of the names in ``choices``."""
+    choices = tuple(choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {_short(value)}, expected one of: {', '.join(choices)}")
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of: {', '.join(choices)}")
+    return value
+
+
+def as_generator(value: Any, name: str = "rng") -> np.random.Generator:
+    """Return a NumPy random generator: the one given, or a new one from an integer seed."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)):
+        return np.random.default_rng(as_int(value, name, low=0))
+    raise TypeError(f"{name} is {_short(value)}, expected a numpy.random.Generator or a seed")
+
+
+def finite_result(x: np.ndarray, what: str) -> np.ndarray:
+    """Return ``x``, or say at which index a result of finite arguments left float64's range."""
+    bad = ~np.isfinite(x)
+    if bad.any():
+        index = int(np.argwhere(bad)[0][0])
+        raise OverflowError(f"{what} leaves the range of float64 at index {index}: "
+                            "the system grows without bound")
+    return x
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    """Return a copy of ``x`` that cannot be written to."""
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...]) -> bool:
+    """Whether a shape is the wanted one; equal names stand for equal lengths."""
+    if wanted and wanted[0] is ...:
+        wanted = wanted[1:]
+        if len(shape) < len(wanted) or 0 in shape:
+            return False
+        shape = shape[len(shape) - len(wanted):]
+    if len(shape) != len(wanted):
+        return False
+    lengths: dict[str, int] = {}
+    for have, want in zip(shape, wanted):
+        if isinstance(want, str):
+            if have < 1 or lengths.setdefault(want, have) != have:
+                return False
+        elif have != want:
+            return False
+    return True
+
+
+def _spell(shape: Sequence[Any]) -> str:
+    """A shape in words: (3, M), (..., L), (L,)."""
+    axes = ["..." if axis is ... else str(axis) for axis in shape]
+    return f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
+
+
+def _first_bad(x: np.ndarray) -> str:
+    """The first NaN or infinity in x and where it is."""
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+    return f"{x[index]} at index {index}" if index else f"{x[()]}"
+
+
+def _short(value: Any) -> str:
+    """A value for an error message: its repr, or its type where that is long."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"

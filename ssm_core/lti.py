@@ -1,0 +1,505 @@
+r"""Linear time invariant state space models, in continuous and in discrete time.
+
+:class:`ContinuousSSM` is x' = Ax + Bu, y = Cx + Du (eq-ssm), :class:`DiscreteSSM` the sequence
+update it becomes on samples (eq-discrete-ssm). Both are immutable: their matrices are read-only
+copies in float64 or complex128. With one input and one output, signals are (L,); in general
+inputs are (L, M) and outputs (L, P), time first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.linalg import expm
+
+from ssm_core._checks import (
+    as_array,
+    as_int,
+    as_positive,
+    as_signal,
+    as_state_space,
+    finite_result,
+    read_only,
+)
+from ssm_core.convolution import causal_convolution, kernel_from_ssm
+from ssm_core.discretize import discretize, exponential_integrals
+
+__all__ = ["ContinuousSSM", "DiscreteSSM"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _StateSpace:
+    """Four matrices that fit each other: what both kinds of system share."""
+
+    A: np.ndarray  # (N, N)
+    B: np.ndarray  # (N, M)
+    C: np.ndarray  # (P, N)
+    D: np.ndarray  # (P, M)
+
+    def __post_init__(self):
+        for name, matrix in zip("ABCD", as_state_space(self.A, self.B, self.C, self.D)):
+            object.__setattr__(self, name, read_only(matrix))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(N={self.N}, M={self.M}, P={self.P})"
+
+    @property
+    def N(self) -> int:
+        """Size of the state."""
+        return len(self.A)
+
+    @property
+    def M(self) -> int:
+        """Number of inputs."""
+        return self.B.shape[1]
+
+    @property
+    def P(self) -> int:
+        """Number of outputs."""
+        return len(self.C)
+
+    @property
+    def poles(self) -> np.ndarray:
+        """The eigenvalues of A, complex (N,).
+
+        A continuous system is stable if all lie left of the imaginary axis, a discrete one if all
+        lie inside the unit circle.
+        """
+        return np.linalg.eigvals(self.A).astype(np.complex128)
+
+    def _per_sample(self, y: np.ndarray) -> np.ndarray:
+        """(..., P, M) as it is, or (...) for one input and one output."""
+        return y[..., 0, 0] if self.P == self.M == 1 else y
+
+    def _initial_state(self, x0) -> np.ndarray:
+        """x0 as an array (N,), zero if it is None."""
+        return np.zeros(self.N) if x0 is None else as_array(x0, "x0", (self.N,))
+
+    def _output(self, x: np.ndarray, u: np.ndarray, flat: bool) -> np.ndarray:
+        """C x + D u for states (L, N) and inputs (L, M): (L, P), or (L,) where that is wanted."""
+        y = x @ self.C.T + u @ self.D.T  # (L, P)
+        return y[:, 0] if flat and self.P == 1 else y
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ContinuousSSM(_StateSpace):
+    r"""The system x' = Ax + Bu, y = Cx + Du in continuous time.
+
+    Args:
+        A (float64 or complex128): state matrix (N, N), per unit of time.
+        B (float64 or complex128): input matrix (N, M), per unit of time.
+        C (float64 or complex128): output matrix (P, N).
+        D (float64 or complex128): direct term (P, M).
+
+    Raises:
+        ValueError: shapes that do not fit each other, NaN or infinity.
+        TypeError: arguments that are no numbers.
+
+    Equation eq-ssm. Source: Kalman, "A new approach to linear filtering and prediction problems"
+    (1960); Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces"
+    (2022), section 2.1.
+
+    Example:
+        A mass of 1 on a spring of stiffness 40 with friction 5; the state is (position, velocity):
+
+        >>> spring = ContinuousSSM([[0, 1], [-40, -5]], [[0], [1]], [[1, 0]], [[0]])
+        >>> spring
+        ContinuousSSM(N=2, M=1, P=1)
+        >>> print(spring.poles.real)
+        [-2.5 -2.5]
+    """
+
+    def simulate(self, u, t, x0=None) -> np.ndarray:
+        r"""The response to an input, at the times ``t``.
+
+        Samples are joined by straight lines and the response to that input is exact
+        (eq-variation-of-constants solved step by step), on an even or an uneven grid. A function
+        is integrated by an adaptive Runge–Kutta rule of order 8 to about 10 digits; where it
+        jumps, put a time of ``t`` on the jump.
+
+        Args:
+            u (float64 or complex128, or callable): samples at the times t, (L,) or (L, M), or a
+                function that takes one time and returns one number or (M,).
+            t (float64): times (L,), increasing, in the unit of time of A.
+            x0 (float64 or complex128): state (N,) at ``t[0]``; zero by default.
+
+        Returns:
+            y (L,) if there is one output and ``u`` is (L,) or a function of one number, else
+            (L, P). For the states themselves take C = I and D = 0.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity, times that do not increase.
+            OverflowError: the system is unstable and leaves the range of float64.
+            RuntimeError: the integrator gave up on the function ``u``.
+
+        Equation eq-variation-of-constants.
+
+        Example:
+            A leaky integrator under a constant input is 1 - exp(-t):
+
+            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
+            >>> print(leaky.simulate([1.0, 1.0, 1.0], [0.0, 1.0, 3.0]).round(4))
+            [0.     0.6321 0.9502]
+        """
+        t = as_array(t, "t", ("L",), real=True)
+        if (np.diff(t) <= 0).any():
+            raise ValueError("t does not increase everywhere, expected times in increasing order")
+        x0 = self._initial_state(x0)
+        if callable(u):
+            inputs, flat = _sampled(u, t, self.M)  # (L, M)
+            x = self._integrate(u, t, x0)
+        else:
+            inputs, flat = as_signal(u, "u", self.M, length=len(t)), np.ndim(u) == 1
+            x = self._follow_lines(inputs, t, x0)
+        return self._output(finite_result(x, "the state"), inputs, flat)
+
+    def _follow_lines(self, u, t, x0) -> np.ndarray:
+        """States (L, N) under an input (L, M) that is a straight line from sample to sample."""
+        steps, which = _distinct_steps(t)
+        Phi = np.empty((len(steps), self.N, self.N), dtype=self.A.dtype)
+        w = np.empty((len(t) - 1, self.N), dtype=np.result_type(self.A, self.B, u))
+        for i, dt in enumerate(steps):
+            Phi[i], Gamma, Gamma1 = exponential_integrals(self.A, self.B, dt)
+            k = np.flatnonzero(which == i)
+            w[k] = u[k] @ (Gamma - Gamma1).T + u[k + 1] @ Gamma1.T
+        return _run(Phi, which, w, x0)
+
+    def _integrate(self, u, t, x0) -> np.ndarray:
+        """States (L, N) under an input that is a function of time."""
+        if len(t) == 1:
+            return x0[None, :]
+        dtype = np.result_type(self.A, self.B, x0, _sample(u, t[0], self.M))
+        solution = solve_ivp(
+            lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
+            (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
+            rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
+        )
+        if not solution.success:
+            raise RuntimeError(f"the integrator stopped: {solution.message}")
+        return solution.y.T
+
+    def impulse_response(self, t) -> np.ndarray:
+        r"""The response to an impulse at time 0, C exp(At) B, without the impulse that D passes on.
+
+        Args:
+            t (float64): one time or times (K,), in the unit of time of A. Before 0 there is none.
+
+        Returns:
+            h in the shape of ``t`` for one input and one output, else (..., P, M).
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity.
+            OverflowError: the system is unstable and leaves the range of float64.
+
+        Equation eq-impulse-response.
+
+        Example:
+            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
+            >>> print(leaky.impulse_response([-1.0, 0.0, 1.0]).round(4))
+            [0.     1.     0.3679]
+        """
+        t = _scalar_or_row(t, "t")
+        h = np.zeros((t.size, self.P, self.M), dtype=np.result_type(self.A, self.B, self.C))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k, time in enumerate(t.flat):
+                if time >= 0:
+                    h[k] = self.C @ expm(self.A * time) @ self.B
+        finite_result(h, "the impulse response")
+        return self._per_sample(h.reshape(*t.shape, self.P, self.M))
+
+    def frequency_response(self, w) -> np.ndarray:
+        r"""What becomes of the input exp(iwt): C (iwI - A)^{-1} B + D.
+
+        Args:
+            w (float64): one angular frequency or several (K,), in radians per unit of time of A.
+
+        Returns:
+            G complex128 in the shape of ``w`` for one input and one output, else (..., P, M). Its
+            modulus is the gain, its angle the phase.
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity, or iw is an eigenvalue of A: a resonance
+                without friction has no finite response.
+
+        Equation eq-frequency-response.
+
+        Example:
+            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
+            >>> print(abs(leaky.frequency_response([0.0, 1.0])).round(4))
+            [1.     0.7071]
+        """
+        w = _scalar_or_row(w, "w")
+        resolvent = 1j * w[..., None, None] * np.eye(self.N) - self.A  # (..., N, N)
+        try:
+            x = np.linalg.solve(resolvent, np.broadcast_to(self.B, (*w.shape, self.N, self.M)))
+        except np.linalg.LinAlgError:
+            raise ValueError("w holds a frequency at which iw is an eigenvalue of A, expected "
+                             "frequencies that are no poles of the system") from None
+        return self._per_sample(self.C @ x + self.D)
+
+    def discretize(self, dt: float, method: str = "zoh", alpha: float | None = None) -> DiscreteSSM:
+        r"""The discrete system x_k = Ab x_{k-1} + Bb u_k, y_k = C x_k + D u_k of this one.
+
+        The sample u_k acts during the step that ends at t_k, so x_k approximates x(t_k) itself and
+        C and D stay as they are: this is the rule of S4 and Mamba. (SciPy's Cb and Db, which
+        :func:`ssm_core.discretize.discretize` returns, belong to its other time convention. They
+        cannot be carried over in general: an update with A = 0 can delay its input by one sample
+        there and cannot here.) What u_k stands for depends on the rule:
+
+        - ``euler``, ``backward_euler``, ``bilinear``, ``gbt``, ``zoh``: one value for the whole
+          step from t_{k-1} to t_k. If the input is held at u_k, ``zoh`` is exact, ``bilinear``
+          wrong by O(dt²), the others by O(dt). If it is smooth, u_k = u(t_k) makes all of them
+          O(dt), since the input then runs half a step ahead; with u_k from the middle of the step,
+          or the mean of its ends, ``bilinear``, ``gbt`` with alpha 1/2 and ``zoh`` are O(dt²) in
+          the state.
+        - ``foh``: the sample u(t_k). A straight line needs both its ends, so the state is extended
+          by the last input, (x_k, u_k), of size N + M, and starts at (x, u) of one step before the
+          first sample. Exact for inputs that are straight lines between samples, else O(dt²).
+        - ``dirac``: the weight of an impulse at t_k, which x_k contains already. Exact for such
+          trains: ``kernel(L)`` is the impulse response at 0, dt, 2 dt, … With u_k = dt u(t_k) it
+          is a Riemann sum, O(dt).
+
+        Args:
+            dt (float): step between samples, above 0, in the unit of time of A.
+            method (str): ``euler``, ``backward_euler``, ``bilinear``, ``gbt``, ``zoh``, ``foh``,
+                ``dirac``.
+            alpha (float): for ``gbt`` only, from 0 to 1.
+
+        Raises:
+            ValueError: ``dt`` not above 0, an unknown ``method``, ``alpha`` missing or too much,
+                a step at which an implicit rule has no solution.
+
+        Equations eq-discrete-ssm, eq-gbt, eq-zoh, eq-foh, eq-dirac. Source: Gu, Goel and Ré
+        (2022), section 2.3.
+
+        Example:
+            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
+            >>> print(leaky.discretize(1.0, "bilinear").kernel(3).round(4))
+            [0.6667 0.2222 0.0741]
+        """
+        if method == "foh":
+            return self._first_order_hold(dt, alpha)
+        Ab, Bb, _, _ = discretize(self.A, self.B, self.C, self.D, dt, method, alpha)
+        return DiscreteSSM(Ab, Bb, self.C, self.D, dt)
+
+    def _first_order_hold(self, dt: float, alpha) -> DiscreteSSM:
+        """foh on the state (x_k, u_k): the last input is remembered for the next straight line."""
+        discretize(self.A, self.B, self.C, self.D, dt, "foh", alpha)  # the same checks
+        Phi, Gamma, Gamma1 = exponential_integrals(self.A, self.B, dt)
+        N, M, P = self.N, self.M, self.P
+        Ab = np.block([[Phi, Gamma - Gamma1], [np.zeros((M, N + M))]])  # (N + M, N + M)
+        Bb = np.vstack([Gamma1, np.eye(M)])  # (N + M, M)
+        return DiscreteSSM(Ab, Bb, np.hstack([self.C, np.zeros((P, M))]), self.D, dt)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DiscreteSSM(_StateSpace):
+    r"""The recurrence on samples, in the time convention of S4 and Mamba.
+
+    .. math:: x_k = A x_{k-1} + B u_k, \qquad y_k = C x_k + D u_k
+
+    The sample u_k enters the state first and the output is read from the new state, so y_k depends
+    on u_k even where D = 0. ``step``, ``recurrence``, ``kernel`` and ``convolve`` all mean this.
+    Before the first sample the state is x0, zero by default: if x0 is the state at time 0, sample
+    k belongs to the time (k + 1) dt.
+
+    SciPy's ``dlsim`` reads the output first and updates afterwards: x_{k+1} = A x_k + B u_k,
+    y_k = C x_k + D u_k. The system here is SciPy's with C replaced by C A and D by C B + D; where
+    D = 0, it is also SciPy's with the same four matrices and its output taken one sample later.
+
+    Args:
+        A (float64 or complex128): state matrix (N, N), per sample.
+        B (float64 or complex128): input matrix (N, M).
+        C (float64 or complex128): output matrix (P, N).
+        D (float64 or complex128): direct term (P, M).
+        dt (float): time from sample to sample, above 0. It only labels time: the matrices are
+            those of the discrete system already.
+
+    Raises:
+        ValueError: shapes that do not fit each other, NaN or infinity, ``dt`` not above 0.
+        TypeError: arguments that are no numbers.
+
+    Equation eq-discrete-ssm. Source: Gu, Goel and Ré (2022), section 2.3.
+
+    Example:
+        An exponential moving average, run as a recurrence and as a convolution:
+
+        >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+        >>> y, x = ema.recurrence([8.0, 8.0, 0.0])
+        >>> print(y, ema.convolve([8.0, 8.0, 0.0]).round(12))
+        [4. 6. 3.] [4. 6. 3.]
+    """
+
+    dt: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "dt", as_positive(self.dt, "dt"))
+
+    def __repr__(self) -> str:
+        return f"DiscreteSSM(N={self.N}, M={self.M}, P={self.P}, dt={self.dt:g})"
+
+    def step(self, x, u):
+        r"""One sample: the new state from the last state and the new input, and the output.
+
+        Args:
+            x (float64 or complex128): last state (N,).
+            u (float64 or complex128): new input, one number or (M,).
+
+        Returns:
+            ``(x, y)``: the new state (N,) and the output, one number if ``u`` is one and there is
+            one output, else (P,). The state given is not changed.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity.
+
+        Equation eq-discrete-ssm.
+
+        Example:
+            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> x, y = ema.step([4.0], 8.0)
+            >>> print(x, y)
+            [6.] 6.0
+        """
+        x = as_array(x, "x", (self.N,))
+        u, flat = _one_input(u, self.M)
+        x = self.A @ x + self.B @ u  # (N,)
+        y = self.C @ x + self.D @ u  # (P,)
+        return x, (y[0] if flat and self.P == 1 else y)
+
+    def recurrence(self, u, x0=None):
+        r"""Run the system over a signal, sample by sample: O(L N²) work, one state of memory.
+
+        Args:
+            u (float64 or complex128): input (L,) or (L, M).
+            x0 (float64 or complex128): state (N,) before the first sample; zero by default.
+
+        Returns:
+            ``(y, x)``: output (L,) if ``u`` is (L,) and there is one output, else (L, P); the
+            state after every sample (L, N). ``x[-1]`` is where to go on from.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity.
+            OverflowError: the system is unstable and leaves the range of float64.
+
+        Equation eq-discrete-ssm.
+
+        Example:
+            A signal in two parts, the second from where the first ended:
+
+            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> y, x = ema.recurrence([8.0, 8.0])
+            >>> y, x = ema.recurrence([0.0], x0=x[-1])
+            >>> print(y)
+            [3.]
+        """
+        flat = np.ndim(u) == 1
+        u = as_signal(u, "u", self.M)  # (L, M)
+        x0 = self._initial_state(x0)
+        x = _run(self.A[None], np.zeros(len(u), dtype=int), u @ self.B.T, x0)[1:]  # (L, N)
+        return self._output(finite_result(x, "the state"), u, flat), x
+
+    def kernel(self, L: int) -> np.ndarray:
+        r"""The response to a unit impulse at sample 0: what ``convolve`` convolves with.
+
+        .. math:: K_0 = C B + D, \qquad K_j = C A^j B
+
+        Args:
+            L (int): number of samples, at least 1.
+
+        Returns:
+            K (L,) for one input and one output, else (L, P, M). D is in its first sample, so the
+            convolution with K is the whole output;
+            :func:`ssm_core.convolution.kernel_from_ssm` gives it without D.
+
+        Raises:
+            ValueError: L below 1.
+            OverflowError: the system is unstable and leaves the range of float64.
+
+        Equation eq-kernel. Source: Gu, Goel and Ré (2022), equation (5).
+
+        Example:
+            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> print(ema.kernel(4))
+            [0.5    0.25   0.125  0.0625]
+        """
+        L = as_int(L, "L")
+        K = kernel_from_ssm(self.A, self.B, self.C, L).reshape(L, self.P, self.M)
+        K = K.astype(np.result_type(K, self.D))
+        K[0] += self.D
+        return self._per_sample(K)
+
+    def convolve(self, u) -> np.ndarray:
+        r"""The output of ``recurrence`` from a zero state, computed all at once by FFT.
+
+        Args:
+            u (float64 or complex128): input (L,) or (L, M).
+
+        Returns:
+            y (L,) if ``u`` is (L,) and there is one output, else (L, P).
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity.
+            OverflowError: the system is unstable and leaves the range of float64.
+
+        Equation eq-causal-convolution. Source: Gu, Goel and Ré (2022), section 2.4.
+
+        Example:
+            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> print(ema.convolve([8.0, 8.0, 0.0]).round(12))
+            [4. 6. 3.]
+        """
+        flat = np.ndim(u) == 1
+        u = as_signal(u, "u", self.M)  # (L, M)
+        K = self.kernel(len(u)).reshape(-1, self.P, self.M)  # (L, P, M)
+        y = causal_convolution(u.T, K.transpose(1, 2, 0)).sum(axis=1).T  # (L, P)
+        return y[:, 0] if flat and self.P == 1 else y
+
+
+def _run(A, which, w, x0) -> np.ndarray:
+    """The states x0, x_1, … (L + 1, N) of x_{k+1} = A[which[k]] x_k + w_k, with w (L, N)."""
+    x = np.empty((len(w) + 1, len(x0)), dtype=np.result_type(A, w, x0))
+    x[0] = x0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(len(w)):
+            x[k + 1] = A[which[k]] @ x[k] + w[k]
+    return x
+
+
+def _distinct_steps(t):
+    """The steps of a grid of times without repeats, and for each step which of them it is.
+
+    Times carry a rounding error; steps that differ by no more than that count as one, and their
+    mean stands for them.
+    """
+    h = np.diff(t)  # (L - 1,)
+    quantum = 8 * np.finfo(float).eps * np.abs(t).max()
+    _, which = np.unique(np.round(h / quantum), return_inverse=True)
+    return np.bincount(which, weights=h) / np.bincount(which), which
+
+
+def _scalar_or_row(x, name: str) -> np.ndarray:
+    """One real number or a row of them, as an array () or (K,)."""
+    x = as_array(x, name, real=True)
+    return x if x.ndim == 0 else as_array(x, name, ("K",), real=True)
+
+
+def _one_input(u, M: int):
+    """One sample of the input as (M,), and whether it came as a bare number."""
+    u = as_array(u, "u")
+    if u.shape == () and M == 1:
+        return u.reshape(1), True
+    return as_array(u, "u", (M,)), False
+
+
+def _sample(u, time: float, M: int) -> np.ndarray:
+    """The input, given as a function, at one time: (M,)."""
+    return _one_input(u(time), M)[0]
+
+
+def _sampled(u, t, M: int):
+    """The input, given as a function, at times (L,): (L, M), and whether it is a bare number."""
+    _, flat = _one_input(u(t[0]), M)
+    return np.stack([_sample(u, time, M) for time in t]), flat
