@@ -4,17 +4,17 @@ A rule turns the continuous system ``(A, B, C, D)`` of eq-ssm into the matrices
 ``(Ab, Bb, Cb, Db)`` of eq-discrete-ssm for samples ``dt`` apart. Time, B and ``dt`` share one
 unit. No rule divides by A, so A may be singular and ``dt`` as small as you like.
 
-=================  =====================  =====================================================
-rule               equation               what it takes the input to be
-=================  =====================  =====================================================
-``euler``          eq-euler               the sample at the start of the step
-``backward_euler`` eq-backward-euler      the sample at the end of the step
-``bilinear``       eq-bilinear            the mean of both (Tustin, the trapezoid rule)
-``gbt``            eq-gbt                 (1 - alpha) of the first and alpha of the second
-``zoh``            eq-zoh                 held at one value over the step
-``foh``            eq-foh                 a straight line from sample to sample
-``dirac``          eq-dirac               an impulse at each sample, nothing in between
-=================  =====================  =====================================================
+==================  =====================  ====================================================
+rule                equation               what it takes the input to be
+==================  =====================  ====================================================
+``euler``           eq-euler               the sample at the start of the step
+``backward_euler``  eq-backward-euler      the sample at the end of the step
+``bilinear``        eq-bilinear            the mean of both (Tustin, the trapezoid rule)
+``gbt``             eq-gbt                 (1 - alpha) of the first and alpha of the second
+``zoh``             eq-zoh                 held at one value over the step
+``foh``             eq-foh                 a straight line from sample to sample
+``dirac``           eq-dirac               an impulse at each sample, nothing in between
+==================  =====================  ====================================================
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def heatmap(axes, matrix, limit=None, label=None):
     Args:
         axes (matplotlib.axes.Axes):  where to draw
         matrix (float64):             (rows, columns)
-        limit (float):                the value of full colour, > 0 (default: the largest |entry|)
+        limit (float):                the value of full colour, > 0 (default: the
+                                      largest modulus of an entry)
         label (str):                  text beside the colour bar
 
     Returns:

@@ -1,0 +1,102 @@
+"""Run the chapters: from the text in book/source to notebooks with outputs in book/.
+
+    python tools/notebooks.py              every chapter
+    python tools/notebooks.py hippo rnn    some of them
+    python tools/notebooks.py --check      are the stored notebooks those of the sources, and run?
+
+An unchanged source gives the same bytes: cell ids follow from the position, no time is recorded,
+and the metadata says what is true everywhere. Pictures may differ from system to system.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import time
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+BOOK = pathlib.Path(__file__).resolve().parents[1] / "book"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def read_source(name):
+    """The chapter's text as a notebook without outputs."""
+    notebook = jupytext.read(BOOK / "source" / f"{name}.md")
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"{name}-{i:03d}"
+    return notebook
+
+
+def execute(name):
+    """Run a chapter from top to bottom and store it with its outputs."""
+    notebook = read_source(name)
+    NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(BOOK)}},
+    ).execute()
+    notebook.metadata = nbformat.from_dict(METADATA)  # the kernel adds its own versions
+    nbformat.write(notebook, BOOK / f"{name}.ipynb")
+
+
+def problems(name):
+    """What is wrong with a stored notebook: other cells than its source, or cells that never ran."""
+    path = BOOK / f"{name}.ipynb"
+    if not path.exists():
+        return [f"{name}: there is no notebook yet"]
+    source, stored = read_source(name), nbformat.read(path, as_version=4)
+
+    def parts(notebook):
+        return [(c.id, c.cell_type, c.source, c.metadata) for c in notebook.cells]
+
+    found = []
+    if parts(source) != parts(stored):
+        found.append(f"{name}: the notebook is not the one of its source")
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append(f"{name}: some cells have not run, or not in order")
+    if any(output.output_type == "error" for cell in code for output in cell.outputs):
+        found.append(f"{name}: a cell ended in an error")
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    chapters = sorted(path.stem for path in (BOOK / "source").glob("*.md"))
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=", ".join(chapters))
+    parser.add_argument("--check", action="store_true", help="compare, run nothing")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.chapters) - set(chapters):
+        parser.error(f"no chapter {', '.join(sorted(unknown))}; there are {', '.join(chapters)}")
+    chosen = arguments.chapters or chapters
+
+    if arguments.check:
+        found = [problem for name in chosen for problem in problems(name)]
+        sys.exit("\n".join(found) + "\nRun: make notebooks" if found else None)
+
+    os.environ["PYTHONHASHSEED"] = "0"  # the kernels inherit it
+    for name in chosen:
+        print(f"{name:16}", end="", flush=True)
+        start = time.perf_counter()
+        try:
+            execute(name)
+        except CellExecutionError as error:
+            sys.exit(f"failed\n{error}")
+        print(f"{time.perf_counter() - start:5.1f} s")
+
+
+if __name__ == "__main__":
+    main()
