@@ -1,0 +1,126 @@
+"""What every chapter promises its readers, checked on the stored notebooks."""
+
+import ast
+import pathlib
+import re
+import runpy
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
+CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
+SOURCES = sorted(path.stem for path in (ROOT / "book" / "source").glob("*.md"))
+
+
+def code_cells(name):
+    notebook = nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(name):
+    notebook = nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4)
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def source_of_the_library():
+    return "\n".join(path.read_text() for path in sorted((ROOT / "ssm_core").rglob("*.py")))
+
+
+def labels(text):
+    """Labels of displayed equations."""
+    return re.findall(r"\$\$\s*\((eq-[\w-]+)\)", text)
+
+
+def test_every_source_is_a_chapter_of_the_book():
+    assert sorted(CHAPTERS) == SOURCES
+    assert all((ROOT / f"{p}.ipynb").exists() or (ROOT / f"{p}.md").exists() for p in PAGES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_notebook_is_its_source_and_has_run(name):
+    tool = runpy.run_path(str(ROOT / "tools" / "notebooks.py"))
+    assert tool["problems"](name) == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_cells_are_short(name):
+    long = [cell.source for cell in code_cells(name) if len(cell.source.splitlines()) > 25]
+    assert not long, f"over 25 lines:\n{long[0]}"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_claims_are_checked_in_sight(name):
+    asserts = [
+        node
+        for cell in code_cells(name)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assert)
+    ]
+    assert len(asserts) >= 8
+    constant = [node for node in asserts if isinstance(node.test, ast.Constant)]
+    assert not constant, "an assertion that cannot fail"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_have_caption_and_alternative_text(name):
+    drawn = [
+        cell
+        for cell in code_cells(name)
+        if any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+    assert drawn, "a chapter without a picture"
+    for cell in drawn:
+        options = cell.metadata.get("mystnb", {})
+        assert options.get("figure", {}).get("caption"), cell.source
+        assert options.get("figure", {}).get("name"), cell.source
+        assert options.get("image", {}).get("alt"), cell.source
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_outputs_are_clean(name):
+    for cell in code_cells(name):
+        for output in cell.outputs:
+            assert output.get("name") != "stderr", f"a warning is stored:\n{output.text}"
+            text = output.get("data", {}).get("text/plain", "")
+            assert "object at 0x" not in text, f"a stray object is shown:\n{cell.source}"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_is_whole(name):
+    text = prose(name)
+    for heading in ("Overview", "Where people go wrong", "Takeaways", "Exercises",
+                    "Where to read on"):
+        assert re.search(rf"^## {heading}$", text, re.MULTILINE), f"no section {heading!r}"
+    assert "{cite:" in text
+    assert any("ssm_core" in cell.source for cell in code_cells(name))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_each_exercise_has_a_check_and_a_solution_that_ran(name):
+    text = prose(name)
+    exercises = re.findall(r"^`{3,}\{exercise\}.*?^:label: (\S+)", text, re.MULTILINE | re.DOTALL)
+    solutions = re.findall(r"\{solution-start\} (\S+)", text)
+    checks = {c for cell in code_cells(name) for c in re.findall(r"\bcheck_\w+(?=\()", cell.source)}
+    assert len(exercises) >= 4
+    assert exercises == solutions
+    assert len(checks) >= 4
+
+
+def test_labels_are_unique_and_the_library_names_only_those_that_exist():
+    found = [label for name in CHAPTERS for label in labels(prose(name))]
+    assert len(found) == len(set(found))
+    named = set(re.findall(r"\beq-[a-z0-9-]*[a-z0-9]", source_of_the_library()))
+    assert named <= set(found)
+
+
+def test_bibliography_holds_what_is_cited_and_no_more():
+    keys = set(re.findall(r"^@\w+\{(\S+),", (ROOT / "book/references.bib").read_text(), re.M))
+    text = "\n".join(prose(name) for name in CHAPTERS)
+    text += "\n".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    groups = re.findall(r"\{cite:\w+\}`([^`]+)`", text)
+    cited = {key.strip() for group in groups for key in group.split(",")}
+    assert cited == keys
