@@ -1,0 +1,121 @@
+"""The package as a whole: what importing it loads, and the checks all modules share."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ssm_core
+from ssm_core import _checks
+
+HEAVY = ("torch", "triton", "matplotlib", "scipy", "numba")
+
+
+def loaded_by(statements):
+    """The modules loaded after running statements in a fresh interpreter."""
+    code = f"import sys, json\n{statements}\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_import_loads_nothing_heavy():
+    loaded = loaded_by("import ssm_core")
+    assert not loaded & set(HEAVY)
+    assert not [name for name in loaded if name.startswith("ssm_core.")]
+
+
+@pytest.mark.parametrize("names", ["rnn, discretize, convolution, lti", "hippo", "data"])
+def test_the_numerical_modules_load_no_torch(names):
+    loaded = loaded_by(f"from ssm_core import {names}")
+    assert not loaded & {"torch", "triton", "matplotlib"}
+
+
+def test_modules_are_attributes_when_asked_for():
+    statements = ("import ssm_core\nassert 'lti' in dir(ssm_core)\n"
+                  "assert 'ssm_core.lti' not in sys.modules\nssm_core.lti.DiscreteSSM")
+    assert "ssm_core.lti" in loaded_by(statements)
+
+
+def test_each_module_imports_only_those_before_it():
+    order = ["rnn", "discretize", "convolution", "lti"]
+    for i, name in enumerate(order):
+        loaded = loaded_by(f"import ssm_core.{name}")
+        assert not loaded & {f"ssm_core.{later}" for later in order[i + 1 :]}
+
+
+def test_discretize_is_the_module():
+    assert ssm_core.discretize.discretize.__module__ == "ssm_core.discretize"
+
+
+def test_unknown_names():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        ssm_core.nothing  # noqa: B018
+
+
+def test_version():
+    assert ssm_core.__version__.count(".") == 2
+
+
+# the checks
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, [1, 2], np.float32(2), np.arange(3, dtype="i2")])
+def test_real_numbers_become_float64(value):
+    assert _checks.as_array(value, "x").dtype == np.float64
+
+
+def test_complex_numbers_become_complex128():
+    assert _checks.as_array(np.complex64(1j), "x").dtype == np.complex128
+    with pytest.raises(TypeError, match="x is complex"):
+        _checks.as_array(1j, "x", real=True)
+
+
+def test_equal_names_mean_equal_lengths():
+    assert _checks.as_array(np.ones((2, 3, 2)), "x", ("N", "M", "N")).shape == (2, 3, 2)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 3\), expected \(N, M, N\)"):
+        _checks.as_array(np.ones((2, 3, 3)), "x", ("N", "M", "N"))
+    with pytest.raises(ValueError, match=r"expected \(..., 2\)"):
+        _checks.as_array(np.ones((4, 3)), "x", (..., 2))
+    assert _checks.as_array(np.ones((5, 4, 2)), "x", (..., 2)).ndim == 3
+
+
+def test_the_first_bad_number_is_named():
+    with pytest.raises(ValueError, match=r"x holds nan at index \(1, 0\), expected finite"):
+        _checks.as_array([[1, 2], [np.nan, np.inf]], "x")
+    with pytest.raises(ValueError, match="x holds inf, expected finite"):
+        _checks.as_array(np.inf, "x")
+
+
+def test_numbers_in_bounds():
+    assert _checks.as_real(np.float32(0.5), "x", low=0, high=1) == 0.5
+    assert _checks.as_real(np.array([2]), "x") == 2.0
+    with pytest.raises(ValueError, match="x is -1, expected a finite number of at least 0"):
+        _checks.as_real(-1, "x", low=0)
+    with pytest.raises(ValueError, match="x is 2, expected a finite number of at most 1"):
+        _checks.as_real(2, "x", high=1)
+    with pytest.raises(TypeError, match="x is a list, expected a real number"):
+        _checks.as_real([[1.0], [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]], "x")
+    assert _checks.as_int(np.int32(3), "n") == 3
+    with pytest.raises(ValueError, match="n is 1, expected an integer of at least 2"):
+        _checks.as_int(1, "n", low=2)
+
+
+def test_signals_have_time_first():
+    assert _checks.as_signal([1, 2, 3], "u", 1).shape == (3, 1)
+    with pytest.raises(ValueError, match=r"u has shape \(3,\), expected \(L, 2\)$"):
+        _checks.as_signal([1, 2, 3], "u", 2)
+    with pytest.raises(ValueError, match=r"expected \(4, 1\) or \(4,\)"):
+        _checks.as_signal([1, 2, 3], "u", 1, length=4)
+
+
+def test_choices_and_generators():
+    assert _checks.as_choice("a", "kind", ("a", "b")) == "a"
+    with pytest.raises(ValueError, match="kind is 'c', expected one of: a, b"):
+        _checks.as_choice("c", "kind", ("a", "b"))
+    rng = np.random.default_rng(0)
+    assert _checks.as_generator(rng) is rng
+    assert _checks.as_generator(7).random() == np.random.default_rng(7).random()
+    with pytest.raises(ValueError, match="rng is -1"):
+        _checks.as_generator(-1)
