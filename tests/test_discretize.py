@@ -130,7 +130,7 @@ def test_a_large_b_costs_no_digits():
 
 def test_complex_diagonal():
     a, dt = np.array([-0.5 + 3j, -0.1 - 20j]), 0.05
-    Ab, Bb, Cb, Db = discretize(np.diag(a), np.ones((2, 1)), np.ones((1, 2)), [[0.0]], dt)
+    Ab, Bb, _, Db = discretize(np.diag(a), np.ones((2, 1)), np.ones((1, 2)), [[0.0]], dt)
     assert_allclose(np.diag(Ab), np.exp(a * dt), rtol=1e-14)
     assert_allclose(Bb[:, 0], np.expm1(a * dt) / a, rtol=1e-13)
     assert Ab.dtype == np.complex128 and Db.dtype == np.float64

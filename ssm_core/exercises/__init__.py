@@ -4,3 +4,21 @@ A check accepts any right answer, compares it with an independent truth, raises 
 with an explanation where the answer is wrong, and prints one line where it is right. There is one
 module a chapter.
 """
+
+# ruff: noqa: F401
+
+from ssm_core.exercises.continuous import (
+    check_circuit,
+    check_exponential,
+    check_minimal,
+    check_observer,
+    check_ringing,
+)
+from ssm_core.exercises.rnn import (
+    check_bptt,
+    check_forget_bias,
+    check_is_convolution,
+    check_newton,
+    check_scan,
+    check_transient,
+)
