@@ -14,6 +14,14 @@ from ssm_core.exercises.continuous import (
     check_observer,
     check_ringing,
 )
+from ssm_core.exercises.discretization import (
+    check_exponential_trapezoid,
+    check_half_steps,
+    check_largest_euler_step,
+    check_phi,
+    check_prewarped,
+    check_to_scipy,
+)
 from ssm_core.exercises.rnn import (
     check_bptt,
     check_forget_bias,
