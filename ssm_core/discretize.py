@@ -24,7 +24,14 @@ from typing import Any
 import numpy as np
 from scipy.linalg import expm
 
-from ssm_core._checks import as_array, as_choice, as_positive, as_real, as_state_space
+from ssm_core._checks import (
+    as_array,
+    as_choice,
+    as_positive,
+    as_real,
+    as_state_space,
+    finite_result,
+)
 
 __all__ = ["METHODS", "discretize", "exponential_integrals"]
 
@@ -42,11 +49,11 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
 
     .. math:: x_{k+1} = \bar A x_k + \bar B u_k, \qquad y_k = \bar C x_k + \bar D u_k
 
-    approximates the continuous output, :math:`y_k \approx y(k\,dt)`. The rules ``gbt`` (with
-    ``bilinear`` and ``backward_euler``, but for ``euler``) and ``foh`` need the input at both ends
-    of a step; they fold the second one into the state, so the state is no sample of x(t) and
-    ``Cb``, ``Db`` differ from ``C``, ``D``. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and
-    Mamba write, see :meth:`ssm_core.lti.ContinuousSSM.discretize`.
+    approximates the continuous output, :math:`y_k \approx y(k\,dt)`. The rules
+    ``backward_euler``, ``bilinear``, ``gbt`` and ``foh`` need the input at the end of a step too.
+    They fold it into the state: the state is then no sample of x(t), and ``Cb``, ``Db`` differ
+    from ``C``, ``D``. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and Mamba write, see
+    :meth:`ssm_core.lti.ContinuousSSM.discretize`.
 
     Args:
         A (float64 or complex128): state matrix (N, N), per unit of time.
@@ -68,6 +75,7 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
             ``method``, ``alpha`` missing for ``gbt`` or given for another rule, or a step at
             which an implicit rule has no solution (I - alpha dt A singular).
         TypeError: arguments that are no numbers.
+        OverflowError: A is unstable and one step leaves the range of float64.
 
     Equations eq-euler, eq-backward-euler, eq-bilinear, eq-gbt, eq-zoh, eq-foh, eq-dirac. Sources:
     Franklin, Powell and Workman, *Digital Control of Dynamic Systems* (3rd ed.), sections 4.3 and
@@ -97,7 +105,7 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
     if method == "foh":
         return _first_order_hold(A, B, C, D, dt)
     if method == "dirac":
-        return expm(A * dt), B.copy(), C.copy(), D.copy()
+        return _exponential(A * dt), B.copy(), C.copy(), D.copy()
     alpha = _ALPHA[method] if method in _ALPHA else as_real(alpha, "alpha", low=0, high=1)
     return _generalized_bilinear(A, B, C, D, dt, alpha)
 
@@ -133,6 +141,7 @@ def exponential_integrals(A, B, dt: float):
     Raises:
         ValueError: shapes that do not fit, NaN or infinity, ``dt`` not above 0.
         TypeError: arguments that are no numbers.
+        OverflowError: A is unstable and one step leaves the range of float64.
 
     Equations eq-variation-of-constants, eq-zoh, eq-foh. Source: Van Loan, "Computing integrals
     involving the matrix exponential" (1978).
@@ -153,8 +162,14 @@ def exponential_integrals(A, B, dt: float):
     E[:N, :N] = A * dt
     E[:N, N : N + M] = B * (dt / scale)
     E[N : N + M, N + M :] = np.eye(M)
-    E = expm(E)
+    E = _exponential(E)
     return E[:N, :N], E[:N, N : N + M] * scale, E[:N, N + M :] * scale
+
+
+def _exponential(E):
+    """exp(E), or an error where that leaves the range of float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return finite_result(expm(E), "the exponential of A dt")
 
 
 def _first_order_hold(A, B, C, D, dt: float):

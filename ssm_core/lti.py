@@ -171,11 +171,12 @@ class ContinuousSSM(_StateSpace):
         if len(t) == 1:
             return x0[None, :]
         dtype = np.result_type(self.A, self.B, x0, _sample(u, t[0], self.M))
-        solution = solve_ivp(
-            lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
-            (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
-            rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # the solver retries such a step
+            solution = solve_ivp(
+                lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
+                (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
+                rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
+            )
         if not solution.success:
             raise RuntimeError(f"the integrator stopped: {solution.message}")
         return solution.y.T

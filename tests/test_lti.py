@@ -67,12 +67,10 @@ def test_frequency_response_is_the_transform_of_the_impulse_response():
     assert_allclose(system.frequency_response(w), system.C @ want @ system.B + system.D, atol=1e-9)
 
 
-def test_frequency_response_agrees_with_scipy_and_closed_form():
+def test_frequency_response_of_the_spring():
     w = np.logspace(-1, 3, 50)
     want = 1 / (40 - w**2 + 5j * w)
     assert_allclose(SPRING.frequency_response(w), want, rtol=1e-13)
-    theirs = signal.freqresp((SPRING.A, SPRING.B, SPRING.C, SPRING.D), w)[1]
-    assert_allclose(SPRING.frequency_response(w), theirs, rtol=1e-10)
     assert np.shape(SPRING.frequency_response(1.0)) == ()
 
 
@@ -510,7 +508,7 @@ def test_what_grows_without_bound_is_an_error():
     growing = ContinuousSSM([[1.0]], [[1.0]], [[1.0]], [[0.0]])
     with pytest.raises(OverflowError, match="the impulse response"):
         growing.impulse_response(1000.0)
-    with pytest.raises(OverflowError, match="the state"):
+    with pytest.raises(OverflowError, match="the exponential of A dt"):
         growing.simulate([1.0, 1.0], [0.0, 1000.0])
 
 
