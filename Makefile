@@ -18,7 +18,7 @@ book: $(READY)  ## build the book; prints the path of the page to open
 
 test: $(READY)  ## unit tests, then every notebook against its stored outputs
 	$(BIN)/pytest $(PARALLEL) tests
-	$(BIN)/pytest --nbval --nbval-current-env $(PARALLEL) book
+	$(BIN)/pytest --nbval $(PARALLEL) book
 
 notebooks: $(READY)  ## run the chapters and store their outputs; CHAPTERS="rnn hippo" for some
 	$(BIN)/python tools/notebooks.py $(CHAPTERS)

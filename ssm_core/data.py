@@ -1,5 +1,7 @@
 r"""Signals to remember, compress and filter: one real price series and a few synthetic ones.
 
+Beside them :func:`measurements`, the times and sizes that the chapters show.
+
 =========================== ====================================================================
 :func:`oil_prices`          real: daily spot price of crude oil, 1986 to 2019
 :func:`random_walk_prices`  synthetic: a price that moves by chance alone
@@ -16,14 +18,17 @@ the stream of its default generator. A ``numpy.random.Generator`` is accepted in
 from __future__ import annotations
 
 import importlib.resources
+import json
+import pathlib
 import zlib
 
 import numpy as np
 
-from ssm_core._checks import as_generator, as_int, as_positive, as_real
+from ssm_core._checks import as_choice, as_generator, as_int, as_positive, as_real
 
 __all__ = [
     "band_limited_noise",
+    "measurements",
     "oil_prices",
     "random_walk_prices",
     "rough_signal",
@@ -69,6 +74,36 @@ def oil_prices():
         )
     dates, prices = zip(*(line.split(",") for line in lines[1:]))
     return np.array(dates, dtype="datetime64[D]"), np.array(prices, dtype=np.float64)
+
+
+def measurements(name):
+    """Stored measurements of the benchmark suite: times, sizes, and the machine they came from.
+
+    A chapter cannot time a graphics card that its reader does not have, and a time taken while the
+    book is built says little. So the chapters show what ``python -m benchmarks`` has written once.
+
+    Args:
+        name (str): benchmark and device, such as ``"hippo-cpu"``.
+
+    Returns:
+        dict: ``machine`` (processor, date), ``software`` (versions), and what was measured.
+
+    Raises:
+        ValueError: there are no measurements of that name; the message lists those there are.
+        TypeError: the name is no text.
+
+    Example:
+        >>> measurements("hippo-cpu")["setup"]["N"]
+        256
+    """
+    package = importlib.resources.files("ssm_core")
+    folder = package.joinpath("measurements")  # in an installed package
+    if not folder.is_dir():  # in the repository, beside the package
+        folder = pathlib.Path(str(package)).parent / "benchmarks" / "results"
+    files = {file.name: file for file in folder.iterdir()} if folder.is_dir() else {}
+    names = sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
+    name = as_choice(name, "name", names or ["(no measurements are installed)"])
+    return json.loads(files[f"{name}.json"].read_text(encoding="utf-8"))
 
 
 def random_walk_prices(L, seed=0, *, volatility=0.2, start=100.0):

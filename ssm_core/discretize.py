@@ -78,7 +78,7 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
         OverflowError: A is unstable and one step leaves the range of float64.
 
     Equations eq-euler, eq-backward-euler, eq-bilinear, eq-gbt, eq-zoh, eq-foh, eq-dirac. Sources:
-    Franklin, Powell and Workman, *Digital Control of Dynamic Systems* (3rd ed.), sections 4.3 and
+    Franklin, Powell and Workman, *Digital Control of Dynamic Systems* (3rd ed.), sections 6.1 and
     6.3; Zhang, Chen and Chen, "Digital redesign via the generalised bilinear transformation" (2009)
     for ``gbt``; Van Loan, "Computing integrals involving the matrix exponential" (1978) for
     ``zoh``, ``foh``.

@@ -237,8 +237,9 @@ def with_spectral_radius(W, radius: float) -> np.ndarray:
         ValueError: wrong shape, NaN or infinity, ``radius`` not above 0, all eigenvalues 0.
         TypeError: arguments that are no real numbers.
 
-    Source: Pascanu, Mikolov and Bengio (2013), section 2.1: below 1 the gradients of a tanh RNN
-    must vanish in the end, above 1 they can explode.
+    Source: Pascanu, Mikolov and Bengio (2013), section 2.1: in a linear recurrence gradients
+    vanish in the end where the radius is below 1, and only above 1 can they explode. What bounds
+    a tanh RNN is the largest singular value.
 
     Example:
         >>> print(with_spectral_radius([[2.0, 0.0], [0.0, -4.0]], 1.0))

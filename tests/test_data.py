@@ -6,6 +6,8 @@ import csv
 import doctest
 import importlib.resources
 import itertools
+import json
+import pathlib
 import subprocess
 import sys
 import time
@@ -107,6 +109,43 @@ def test_damaged_oil_file_loads_nothing(monkeypatch, tmp_path, damage):
     copy.write_bytes(damage(text).encode())
     with pytest.raises(ValueError, match="wti_spot_daily.csv.*install the package again"):
         data.oil_prices()
+
+
+# ---------------------------------------------------------------------------- measurements
+
+
+def test_measurements_of_the_repository_are_the_files():
+    folder = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+    for path in folder.glob("*.json"):
+        found = data.measurements(path.stem)
+        assert found == json.loads(path.read_text(encoding="utf-8"))
+        assert found["machine"]["processor"] and found["software"]["numpy"]
+    assert data.measurements("hippo-cpu") is not data.measurements("hippo-cpu")
+
+
+def test_measurements_of_an_installed_package_come_first(monkeypatch, tmp_path):
+    for folder in ("benchmarks/results", "ssm_core/measurements"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "some-gpu.json").write_text(json.dumps({"from": folder}))
+    (tmp_path / "ssm_core/measurements/.gitkeep").touch()
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / package)
+    assert data.measurements("some-gpu") == {"from": "ssm_core/measurements"}
+    (tmp_path / "ssm_core/measurements").rename(tmp_path / "elsewhere")
+    assert data.measurements("some-gpu") == {"from": "benchmarks/results"}
+
+
+@pytest.mark.parametrize("name", ["hippo", "hippo-cpu.json", "../results/hippo-cpu", "", ".gitkeep"])
+def test_measurements_that_do_not_exist(name):
+    with pytest.raises(ValueError, match=r"name is '.*', expected one of: .*hippo-cpu"):
+        data.measurements(name)
+    with pytest.raises(TypeError, match="name is None, expected one of"):
+        data.measurements(None)
+
+
+def test_measurements_where_there_are_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / package)
+    with pytest.raises(ValueError, match="no measurements are installed"):
+        data.measurements("hippo-cpu")
 
 
 # ---------------------------------------------------------------------------- all synthetic ones

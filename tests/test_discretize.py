@@ -252,6 +252,12 @@ def test_bad_integrals():
         exponential_integrals([[1.0]], [[1.0]], 0)
 
 
+@pytest.mark.parametrize("method", ["zoh", "foh", "dirac"])
+def test_a_step_that_overflows_is_an_error(method):
+    with pytest.raises(OverflowError, match="the exponential of A dt"):
+        discretize([[1.0]], [[1.0]], [[1.0]], [[0.0]], 1000.0, method)
+
+
 def test_examples_in_docstrings():
     result = doctest.testmod(ssm_core.discretize)
     assert result.attempted and not result.failed

@@ -1,14 +1,19 @@
 """The package as a whole: what importing it loads, and the checks all modules share."""
 
+import itertools
 import json
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import ssm_core
 from ssm_core import _checks
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 HEAVY = ("torch", "triton", "matplotlib", "scipy", "numba")
 
@@ -56,6 +61,15 @@ def test_unknown_names():
 
 def test_version():
     assert ssm_core.__version__.count(".") == 2
+
+
+def test_requirements_are_the_library_with_all_its_extras():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if line and not line.startswith(("#", "-e"))]
+    assert {*map(Requirement, listed)} == {*map(Requirement, [*project["dependencies"], *extras])}
 
 
 # the checks

@@ -17,9 +17,9 @@ echo "Making $folder with $("$python" --version); the first time takes a few min
 "$python" -m venv "$folder"
 "$folder/bin/pip" install --quiet --upgrade pip
 if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
-    # Without its dependencies, which come from PyPI below; where the index cannot be reached, pip
-    # takes PyPI's build.
+    # Without its dependencies, which come with requirements.txt. Where the index cannot be reached,
+    # pip takes PyPI's build; where there is no such version, requirements.txt says which will do.
     "$folder/bin/pip" install --no-deps --retries 1 --timeout 15 \
-        --extra-index-url "$cpu_index" "$cpu_torch"
+        --extra-index-url "$cpu_index" "$cpu_torch" || echo "Going on with PyPI's PyTorch." >&2
 fi
 "$folder/bin/pip" install -r requirements.txt

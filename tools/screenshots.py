@@ -3,8 +3,8 @@
     python tools/screenshots.py FOLDER [PAGE …]
 
 opens the pages of _build/html in headless Chromium, light and dark, 1280 and 390 pixels wide,
-writes the pictures to FOLDER and reports console errors, requests that leave the page, formulas
-that were not set, and pages wider than the window. Needs the Python package playwright and
+writes the pictures to FOLDER and reports console errors, requests that fail or leave the page,
+formulas that were not set, and pages wider than the window. Needs the Python package playwright and
 Debian's chromium (or any other: CHROMIUM=path).
 """
 
@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 
 HTML = pathlib.Path(__file__).resolve().parents[1] / "_build" / "html"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+LOCAL = ("file:", "data:", "blob:")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
 
@@ -25,7 +26,8 @@ def look(browser, page_file, folder, scheme, width):
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.on("request", lambda r: None if r.url.startswith(LOCAL) else wrong.append(r.url))
+    page.on("requestfailed", lambda r: wrong.append(f"{r.url} did not load"))
     page.goto(page_file.as_uri())
     page.wait_for_timeout(500)
     page.evaluate("window.MathJax ? MathJax.startup.promise : null")
