@@ -22,6 +22,29 @@ from ssm_core.exercises.discretization import (
     check_prewarped,
     check_to_scipy,
 )
+from ssm_core.exercises.duality import (
+    check_convolve,
+    check_first_four,
+    check_realize,
+    check_stream,
+    check_window_for,
+)
+from ssm_core.exercises.hippo import (
+    check_backward_step,
+    check_delay_row,
+    check_laguerre_response,
+    check_recall,
+    check_running_mean,
+    check_window_memory,
+)
+from ssm_core.exercises.memory import (
+    check_average,
+    check_gain,
+    check_merge,
+    check_part_mean,
+    check_shortest_window,
+    check_weight,
+)
 from ssm_core.exercises.rnn import (
     check_bptt,
     check_forget_bias,

@@ -23,6 +23,21 @@ def expect_close(name, got, want, why, rtol=1e-8, atol=1e-10):
         raise AssertionError(f"{name} is off by up to {error:.3g}. {why}")
 
 
+def returned(answer, name):
+    """The answer, unless the function returned nothing."""
+    expect(answer is not None, f"{name} returns None: did you forget to return the result?")
+    return answer
+
+
+def reason(got, want, hints, why):
+    """The hint that belongs to a wrong answer, or ``why``; hints are pairs (wrong answer, hint)."""
+    for wrong, hint in hints:
+        if np.shape(got) == np.shape(wrong) and np.allclose(got, wrong) and \
+                not np.allclose(wrong, want):
+            return hint
+    return why
+
+
 def passed(what):
     """Say what was right."""
     print(f"✓ {what}")

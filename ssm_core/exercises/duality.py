@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssm_core.exercises._report import expect, expect_close, passed
+from ssm_core.exercises._report import expect, expect_close, passed, returned
 
 __all__ = [
     "check_convolve",
@@ -24,7 +24,7 @@ def check_first_four(first_four):
         for u in (1.0, 0.0, 0.0, 0.0):
             x = a * x + b * u
             want.append(c * x + d * u)
-        got = np.asarray(_returned(first_four(a, b, c, d), "first_four"), dtype=float)
+        got = np.asarray(returned(first_four(a, b, c, d), "first_four"), dtype=float)
         one_late = np.array([d, c * b, c * a * b, c * a**2 * b])
         if _same(got, one_late):
             why = "Your outputs come one step late: x_0 contains u_0 already, so y_0 = c b + d."
@@ -48,7 +48,7 @@ def check_convolve(convolve):
     for L, M in ((8, 8), (16, 16), (9, 3), (5, 12), (100, 64), (1, 1)):
         u, K = rng.standard_normal(L), rng.standard_normal(M)
         want = np.convolve(u, K)[:L]
-        got = np.asarray(_returned(convolve(u.copy(), K.copy()), "convolve"))
+        got = np.asarray(returned(convolve(u.copy(), K.copy()), "convolve"))
         expect(not np.iscomplexobj(got), "The result is complex; use irfft, or take the real part.")
         expect(got.shape == (L,), f"The result has {got.size} samples for {L} inputs. Keep the "
                "first L: what follows is the kernel running out.")
@@ -79,7 +79,7 @@ def check_window_for(window_for):
         def tail(W, c=c, decays=decays):
             return float(np.sum(c * decays ** float(W) / (1 - decays)))
 
-        W = _returned(window_for(c.copy(), decays.copy(), error), "window_for")
+        W = returned(window_for(c.copy(), decays.copy(), error), "window_for")
         expect(np.ndim(W) == 0 and W == int(W) and W >= 0,
                f"window_for should return a whole number, 0 or more; yours is {W!r}.")
         W = int(W)
@@ -110,7 +110,7 @@ def check_stream(stream):
         for k in range(L):
             state = lam * state + B * u[k]
             y[k] = (C @ state).real
-        answer = _returned(stream(lam.copy(), B.copy(), C.copy(), u.copy(), x.copy()), "stream")
+        answer = returned(stream(lam.copy(), B.copy(), C.copy(), u.copy(), x.copy()), "stream")
         expect(len(answer) == 2, "stream should return two things: the outputs and the state.")
         got, after = (np.asarray(part) for part in answer)
         powers = lam[:, None] ** np.arange(L)
@@ -146,7 +146,7 @@ def check_realize(realize):
         (4, 0.97**j * np.cos(0.3 * j) + 0.9**j * np.sin(1.1 * j)),
     )
     for N, K in kernels:
-        answer = _returned(realize(K.copy(), N), "realize")
+        answer = returned(realize(K.copy(), N), "realize")
         expect(len(answer) == 3, "realize should return three arrays, A, B and C.")
         A, B, C = (np.asarray(part) for part in answer)
         for name, part, shape in (("A", A, (N, N)), ("B", B, (N, 1)), ("C", C, (1, N))):
@@ -163,11 +163,6 @@ def check_realize(realize):
         expect_close(f"the kernel of your system of size {N}", np.array(got), K, why,
                      rtol=1e-6, atol=1e-7)
     passed("a system with that kernel; in which coordinates is up to you")
-
-
-def _returned(answer, name):
-    expect(answer is not None, f"{name} returns None: did you forget to return the result?")
-    return answer
 
 
 def _same(got, wrong):

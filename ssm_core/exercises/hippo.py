@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import eval_legendre
 
-from ssm_core.exercises._report import expect, expect_close, passed
+from ssm_core.exercises._report import expect, expect_close, passed, reason, returned
 from ssm_core.hippo import transition
 from ssm_core.lti import ContinuousSSM
 
@@ -46,7 +46,7 @@ def check_delay_row(delay_row):
     """
     for N, fraction in ((1, 0.5), (4, 0.0), (5, 1.0), (12, 0.3)):
         n = np.arange(N)
-        row = np.asarray(_returned(delay_row(N, fraction), "delay_row"), dtype=float)
+        row = np.asarray(returned(delay_row(N, fraction), "delay_row"), dtype=float)
         row = row[0] if row.shape == (1, N) else row
         want = np.sqrt(2 * n + 1) * eval_legendre(n, 1 - 2 * fraction)
         hints = (
@@ -56,7 +56,7 @@ def check_delay_row(delay_row):
              "The basis is sqrt(2n + 1) P_n(1 - 2 s / theta): the factor sqrt(2n + 1) is missing."),
         )
         expect_close(f"delay_row({N}, {fraction})", row, want,
-                     _reason(row, want, hints, "Entry n is p_n at the age fraction * theta."))
+                     reason(row, want, hints, "Entry n is p_n at the age fraction * theta."))
     passed("a delay line of N numbers, with a tap wherever you like")
 
 
@@ -70,7 +70,7 @@ def check_laguerre_response(laguerre_response):
     A, B = transition("lagt", 7)
     truth = ContinuousSSM(A, B, np.eye(7), np.zeros((7, 1))).frequency_response(w)
     for n in (0, 1, 2, 6):
-        got = np.asarray(_returned(laguerre_response(n, w.copy()), "laguerre_response"))
+        got = np.asarray(returned(laguerre_response(n, w.copy()), "laguerre_response"))
         want = truth[:, n, 0]
         hints = (
             (want.conj(), "That is the complex conjugate: the derivative of exp(i w t) brings down "
@@ -83,7 +83,7 @@ def check_laguerre_response(laguerre_response):
                                             "the derivative of x_{n-1} too."),
         )
         expect_close(f"laguerre_response({n}, w)", got, want,
-                     _reason(got, want, hints, "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and "
+                     reason(got, want, hints, "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and "
                                                "H_0 = 1 / (i w + 1/2)."))
     passed("one low-pass filter and a chain of equal delays")
 
@@ -102,7 +102,7 @@ def check_recall(recall):
     for powers in ([1.0], [0.0, 2.0], [0.5, 0.0, -3.0, 1.0]):
         u = np.polynomial.Polynomial(powers)  # a signal that is a polynomial in exp(-age)
         x = p.T @ (w * u(z))
-        got = np.asarray(_returned(recall(x.copy(), ages.copy()), "recall"), dtype=float)
+        got = np.asarray(returned(recall(x.copy(), ages.copy()), "recall"), dtype=float)
         hints = (
             (u(1 - np.exp(-ages)), "The two ends are exchanged: age 0 is exp(-0) = 1, which is now "
                                    "in reconstruct too."),
@@ -113,7 +113,7 @@ def check_recall(recall):
                                                "coefficients already."),
         )
         expect_close("recall(x, ages)", got, u(np.exp(-ages)),
-                     _reason(got, u(np.exp(-ages)), hints, "u(t - s) is the sum of x_n p_n(z) with "
+                     reason(got, u(np.exp(-ages)), hints, "u(t - s) is the sum of x_n p_n(z) with "
                              "p_n(z) = sqrt(2n + 1) P_n(2z - 1) at z = exp(-s)."))
     passed("the past on a logarithmic clock")
 
@@ -139,9 +139,9 @@ def check_backward_step(backward_step):
             (want / np.sqrt(2 * np.arange(N) + 1), "Those are the scaled v_n: multiply them by "
                                                    "sqrt(2n + 1)."),
         )
-        got = np.asarray(_returned(backward_step(x.copy(), u, k), "backward_step"), dtype=float)
+        got = np.asarray(returned(backward_step(x.copy(), u, k), "backward_step"), dtype=float)
         expect_close(f"backward_step for N = {N}, k = {k}", got, want,
-                     _reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."))
+                     reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."))
     passed("a triangular solve that is one running sum")
 
 
@@ -156,7 +156,7 @@ def check_window_memory(window_memory):
                lambda r: np.exp(2 * r)), ("the weight 1 + 4 (1 - r)²", lambda r: 1 + 4 * (1 - r)**2))
     for name, weight in weights:
         for N in (1, 2, 5):
-            answer = _returned(window_memory(weight, N), "window_memory")
+            answer = returned(window_memory(weight, N), "window_memory")
             expect(len(answer) == 2, "window_memory should return two arrays, A and B.")
             A, B = (np.asarray(part, dtype=float) for part in answer)
             expect(A.shape == (N, N), f"A has shape {A.shape}; expected {(N, N)}.")
@@ -193,16 +193,3 @@ def _by_interpolation(weight, N):
     changes = np.array([[np.sum(w * f * u.deriv()(r)) for f in p] for u in signals])
     system = np.linalg.solve(states, changes).T
     return system[:, :N], system[:, N:]
-
-
-def _returned(answer, name):
-    expect(answer is not None, f"{name} returns None: did you forget to return the result?")
-    return answer
-
-
-def _reason(got, want, hints, why):
-    """The hint that belongs to a wrong answer, or ``why``."""
-    for wrong, hint in hints:
-        if got.shape == wrong.shape and np.allclose(got, wrong) and not np.allclose(wrong, want):
-            return hint
-    return why
