@@ -58,8 +58,10 @@ def check_circuit(circuit):
         elif np.allclose(got, coil / ring - 1):
             why = ("D is missing: the voltage at the coil is u minus the other two, and u is the "
                    "input of this very moment.")
-        elif np.allclose(got, 1j * w / ring * R) or np.allclose(got, 1 / ring):
+        elif np.allclose(got, 1 / ring):
             why = "That is the current; the voltage at the coil is inductance times i'."
+        elif np.allclose(got, 1j * w / ring):
+            why = "That is i', the slope of the current; multiply it by the inductance."
         expect_close("The response to sines", got, coil / ring, why)
     passed("the voltage at the coil, for every frequency")
 
@@ -71,7 +73,7 @@ def check_exponential(exponential):
     random = np.random.default_rng(3).standard_normal((6, 6))
     cases = (
         (np.zeros((2, 2)), "The exponential of the zero matrix is I."),
-        (np.array([[-2.0]]), "A matrix of one number is a number."),
+        (np.array([[-2.0]]), "The exponential of a matrix of one number is that of the number: here e^-2."),
         (0.3 * spring, "Check the terms: number j is A^j / j!."),
         (random, "Check the terms: number j is A^j / j!."),
         (0.5 * critical, "This matrix has one eigenvector only, so V cannot be inverted: do not go "

@@ -45,9 +45,10 @@ def check_average(average):
         steps = np.diff(times)
         want = _held(prices, steps, tau)
         got = average(prices.copy(), times.copy(), tau)
+        same = "All steps get the same weight; each has a length of its own."
         hints = (
-            (_held(prices, np.full(L - 1, steps.mean()), tau),
-             "All steps get the same weight; each has a length of its own."),
+            (_held(prices, np.ones(L - 1), tau), same),
+            (_held(prices, np.full(L - 1, steps.mean()), tau), same),
             (_held(prices, np.r_[steps[1:], steps[-1:]], tau),
              "Each price gets the weight of the gap after it; it holds during the gap before it."),
             (_recurrence(prices, steps / tau), "step / tau is Euler's rule; the exact weight is "

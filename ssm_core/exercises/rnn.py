@@ -141,10 +141,12 @@ def check_newton(newton):
     for h in answers:
         expect(h is not None, "newton returned None: did you forget to return the states?")
         expect(np.shape(h) == (L, N), f"h has shape {np.shape(h)}, expected {(L, N)}.")
+        expect(np.all(np.isfinite(h)), "h is not finite. Each linear recurrence multiplies its "
+               "state by J_k = diag(1 - f_k**2) W, which shrinks it here.")
     first, third, last = (float(np.max(np.abs(h - want))) for h in answers)
     expect(first > 1e-6, "Exact after one iteration: that is the loop over k through the tanh. "
            "An iteration may only solve a linear recurrence.")
-    expect(np.isfinite(last) and last < 1e-9,
+    expect(last < 1e-9,
            f"Still off by {last:.2g} after 7 iterations (and by {third:.2g} after 3). Newton's "
            "method squares the error each time. If yours falls by a constant factor, the Jacobian "
            "is missing or that of another point: each step is h_k = f_k + J_k (h_{k-1} - guess).")

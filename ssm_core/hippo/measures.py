@@ -34,7 +34,7 @@ def transition(measure, N, **measure_args):
     uses the ``legs`` matrices without the :math:`1/t`: a different, exponentially fading memory.)
 
     All bases are orthonormal under their measure, which is normalised to total mass one; ``lagt``
-    and ``glagt`` are tilted as in the HiPPO paper, so that their coefficients are
+    and ``glagt`` are tilted as in the HiPPO paper's code, so that their coefficients are
     :math:`\int_0^\infty u(t-s)\,k_n(s)\,ds` with :math:`k_n(s)=L_n(s)\,e^{-s/2}` for ``lagt`` and
     :math:`k_n(s) \propto L_n^{(\alpha)}(s)\,e^{-(1+\beta)s/2}` for ``glagt``.
 

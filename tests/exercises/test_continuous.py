@@ -73,6 +73,11 @@ def test_circuit_right(answer, capsys):
     accepts(check_circuit, answer, capsys)
 
 
+def circuit_slope(R, L, K):
+    A, B, C, D = circuit_charge_current(R, L, K)
+    return A, B, np.divide(C, L), np.divide(D, L)
+
+
 def _read(C, D):
     return lambda R, L, K: (*circuit_charge_current(R, L, K)[:2], C(R, L, K), [[D]])
 
@@ -85,7 +90,8 @@ def _read(C, D):
     (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
     (_read(lambda R, L, K: [[0, R]], 0), "at the resistor"),
     (_read(lambda R, L, K: [[1 / K, 0]], 0), "at the capacitor"),
-    (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor|the current"),
+    (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor"),  # R = 1 in the first case
+    (circuit_slope, "multiply it by the inductance"),
     (_read(lambda R, L, K: [[-K, -R]], 1), "three voltages"),
 ])
 def test_circuit_wrong(answer, why):
@@ -124,9 +130,9 @@ def exponential_by_eigenvectors(A):
 
 @pytest.mark.parametrize("answer, why", [
     (lambda A: None, "did you forget to return"),
-    (np.exp, "I|each entry"),
+    (np.exp, "zero matrix is I"),
     (lambda A: np.exp(A) if A.any() else np.eye(len(A)), "each entry"),
-    (lambda A: np.eye(len(A)) + A, r"A\^j / j!|one number"),
+    (lambda A: np.eye(len(A)) + A, "one number"),
     (series, "huge and cancel"),
     (exponential_by_eigenvectors, "one eigenvector only"),
     (lambda A: series(A)[0], "has shape"),

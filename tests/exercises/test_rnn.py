@@ -273,6 +273,7 @@ def test_newton_right(answer, capsys):
     (lambda *args: newton(*args, jacobian=lambda f, W: np.broadcast_to(W, (len(f), *W.shape))),
      "squares the error"),
     (lambda *args: newton(*args)[-1], "shape"),
+    (lambda *args: newton(*args) * np.nan, "not finite"),
     (lambda *args: None, "forget to return"),
 ])
 def test_newton_wrong(answer, why):
