@@ -34,7 +34,9 @@ def check_largest_euler_step(largest_euler_step):
         limit = np.min(-2 * eigenvalues.real / np.abs(eigenvalues) ** 2)
         step = largest_euler_step(A.copy())
         expect(step is not None, "largest_euler_step returned None: did you forget to return it?")
-        step = float(np.real(step))
+        expect(np.size(step) == 1, f"largest_euler_step returned {np.size(step)} numbers. Every "
+               "eigenvalue has its own limit; the step has to keep all of them.")
+        step = float(np.real(np.squeeze(step)))
         if not np.isclose(step, limit, rtol=1e-6):
             radius = np.max(np.abs(np.linalg.eigvals(np.eye(len(A)) + step * A)))
             real_part_only = np.isclose(step, np.min(2 / np.abs(eigenvalues.real)))
@@ -125,6 +127,7 @@ def check_to_scipy(to_scipy):
         A[:, 0] = 0  # singular: no answer may divide by A
         result = to_scipy(A.copy(), B.copy(), C.copy(), D.copy())
         expect(result is not None, "to_scipy returned None: did you forget to return four matrices?")
+        expect(len(result) == 4, "to_scipy should return four matrices: A, B, C and D.")
         mine = [np.atleast_2d(np.asarray(matrix, dtype=float)) for matrix in result]
         wanted, _ = DiscreteSSM(A, B, C, D, dt=1.0).recurrence(u)
         _, got, _ = dlsim((*mine, 1.0), u)

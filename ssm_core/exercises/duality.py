@@ -52,8 +52,9 @@ def check_convolve(convolve):
         expect(not np.iscomplexobj(got), "The result is complex; use irfft, or take the real part.")
         expect(got.shape == (L,), f"The result has {got.size} samples for {L} inputs. Keep the "
                "first L: what follows is the kernel running out.")
-        wrapped = np.fft.irfft(np.fft.rfft(u) * np.fft.rfft(K, L), L) if L > 1 else want
-        if _same(got, wrapped) and not _same(wrapped, want):
+        circles = [np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[:L]
+                   for n in range(L, L + M - 1)]  # all that are too small
+        if not _same(got, want) and any(_same(got, circle) for circle in circles):
             why = ("The end of the signal has wrapped round into its beginning: pad both with "
                    "zeros to at least L + M - 1.")
         else:
@@ -155,9 +156,8 @@ def check_realize(realize):
         for _ in j:
             got.append((C @ x).item())
             x = A @ x
-        late = np.r_[0.0, K[:-1]]
-        why = ("Your kernel comes one step late: K_0 = C B, so the Hankel matrix begins with K_0."
-               if np.allclose(got, late, atol=1e-6) else
+        why = ("Your kernel comes one step early: K_0 = C B, so the Hankel matrix begins with K_0."
+               if np.allclose(got[:-1], K[1:], atol=1e-6) else
                "The rows of O are C A^i, the columns of R are A^j B, and O without its first row is "
                "(O without its last row) A.")
         expect_close(f"the kernel of your system of size {N}", np.array(got), K, why,

@@ -42,6 +42,11 @@ def step_of_the_first_eigenvalue(A):
     return -2 * first.real / abs(first) ** 2
 
 
+def step_of_every_eigenvalue(A):
+    eigenvalues = np.linalg.eigvals(A)
+    return -2 * eigenvalues.real / np.abs(eigenvalues) ** 2
+
+
 @pytest.mark.parametrize("answer", [step_by_formula, step_by_bisection])
 def test_largest_euler_step_accepts(answer, capsys):
     check_largest_euler_step(answer)
@@ -54,6 +59,7 @@ def test_largest_euler_step_accepts(answer, capsys):
         (lambda A: 2 / np.abs(np.linalg.eigvals(A).real).max(), "imaginary part"),
         (lambda A: 2 / np.abs(np.linalg.eigvals(A)).max(), "own limit"),
         (step_of_the_first_eigenvalue, "smallest one counts"),
+        (step_of_every_eigenvalue, "2 numbers"),
         (nothing, "forget to return"),
     ],
 )
@@ -181,6 +187,7 @@ def test_to_scipy_accepts(answer, capsys):
         (lambda A, B, C, D: (A, B, C, D), "one sample late"),
         (lambda A, B, C, D: (A, B, C @ A, D), "missing from D"),
         (lambda A, B, C, D: (A, B, C, C @ B + D), "old state"),
+        (lambda A, B, C, D: (C @ A, C @ B + D), "four matrices"),
         (nothing, "forget to return"),
     ],
 )

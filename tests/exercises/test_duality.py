@@ -64,10 +64,9 @@ def stream_by_table(lam, B, C, u, x, own=True, old=1, state=True, reverse=True):
     return y, after + lam ** len(u) * x * state
 
 
-def hankel(K, shift=0):
-    m = len(K) // 2
-    i = np.arange(m - shift)
-    return K[np.add.outer(i, i) + shift]
+def hankel(K):
+    i = np.arange(len(K) // 2)
+    return K[np.add.outer(i, i)]
 
 
 def realize_by_observability(K, N):
@@ -108,6 +107,11 @@ def on_the_circle(u, K):
     return np.fft.irfft(np.fft.rfft(u) * np.fft.rfft(K, len(u)), len(u)) if len(u) > 1 else u * K
 
 
+def on_a_circle_of_twice_the_signal(u, K):
+    n = 2 * len(u)
+    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[: len(u)]
+
+
 def realize_one_step_late(K, N):
     A, B, C = realize_by_companion(K, N)
     return A, np.linalg.solve(A, B), C  # K_0 = C A^-1 B is nothing that the check knows
@@ -120,6 +124,7 @@ WRONG = [
     (check_first_four, lambda a, b, c, d: [1.0, a, a**2, a**3], "by hand"),
     (check_first_four, lambda a, b, c, d: None, "did you forget to return"),
     (check_convolve, on_the_circle, "wrapped round"),
+    (check_convolve, on_a_circle_of_twice_the_signal, "wrapped round"),
     (check_convolve, np.convolve, "Keep the first L:"),
     (check_convolve, lambda u, K: by_fft(u, K) + 0j, "complex"),
     (check_convolve, lambda u, K: by_fft(u, K[::-1]), "y_k is the sum"),
@@ -132,6 +137,7 @@ WRONG = [
     (check_stream, lambda *a: stream_by_table(*a, reverse=False), "must be reversed"),
     (check_stream, lambda *a: stream_by_table(*a)[0], "two things"),
     (check_realize, lambda K, N: realize_by_companion(K, N + 1), "A has shape"),
+    (check_realize, lambda K, N: realize_by_observability(K[1:], N), "one step early"),
     (check_realize, realize_one_step_late, "rows of O"),
     (check_realize, lambda K, N: None, "did you forget to return"),
 ]
