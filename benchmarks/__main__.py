@@ -1,7 +1,9 @@
-"""Command line: python -m benchmarks NAME [NAME …]"""
+"""Command line: python -m benchmarks NAME [NAME …] [--plot FOLDER]"""
 
 import argparse
 import importlib
+import json
+import pathlib
 import pkgutil
 
 import benchmarks
@@ -16,10 +18,29 @@ def main():
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    for name in parser.parse_args().names:
+    parser.add_argument("--plot", metavar="FOLDER", type=pathlib.Path,
+                        help="draw what is stored into a folder, instead of measuring")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        if arguments.plot:
+            _plot(name, module, arguments.plot)
+            continue
         print(f"{name}: running", flush=True)
-        path = record.write(name, importlib.import_module(f"benchmarks.{name}").run())
+        results = module.run()
+        path = record.write(name, results, results.pop("device", "cpu"))
         print(f"{name}: wrote {path}")
+
+
+def _plot(name, module, folder):
+    """Draw each stored result of a benchmark that has a ``figure``, as SVG."""
+    for path in sorted(record.RESULTS.glob(f"{name}-*.json")):
+        results = json.loads(path.read_text())
+        if "setup" in results and hasattr(module, "figure"):
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / path.with_suffix(".svg").name
+            module.figure(results).savefig(target)
+            print(f"{name}: drew {target}")
 
 
 if __name__ == "__main__":

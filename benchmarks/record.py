@@ -11,19 +11,37 @@ import statistics
 import time
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-_PACKAGES = ("numpy", "scipy", "torch", "triton", "numba")
+_PACKAGES = ("numpy", "scipy", "torch", "triton", "numba", "mamba-ssm", "mambapy",
+             "accelerated-scan")
+
+
+def stopwatch(function):
+    """Seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def seconds(function, repeats=7, warmups=1):
     """Time a call: median, fastest and slowest of ``repeats`` runs after ``warmups``, in seconds."""
-    for _ in range(warmups):
-        function()
-    runs = []
+    return summary(in_turns({"": function}, repeats, warmups)[""])
+
+
+def in_turns(functions, repeats, warmups=1, clock=stopwatch):
+    """Seconds of every run of every function, which take turns: a busy machine is busy for all."""
+    runs = {name: [] for name in functions}
+    for function in functions.values():
+        for _ in range(warmups):
+            function()
     gc.collect()
     for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        runs.append(time.perf_counter() - start)
+        for name, function in functions.items():
+            runs[name].append(clock(function))
+    return runs
+
+
+def summary(runs):
+    """Median, least and largest of some numbers."""
     return {"median": statistics.median(runs), "min": min(runs), "max": max(runs)}
 
 

@@ -9,6 +9,9 @@ order of the story:
 ``ssm_core.convolution``  causal convolution by FFT, kernels from (A, B, C)
 ``ssm_core.lti``          ``ContinuousSSM`` and ``DiscreteSSM``
 ``ssm_core.hippo``        A and B for a long memory, online compression
+``ssm_core.s4``           structured state space layers, S4 and S4D (PyTorch)
+``ssm_core.scan``         the selective scan on CPU and GPU (PyTorch)
+``ssm_core.mamba``        the Mamba block, language models, checkpoints (PyTorch)
 ``ssm_core.data``         signals, prices, synthetic tasks: all offline, all seeded
 ``ssm_core.figures``      one look for every figure
 ``ssm_core.exercises``    the checks behind the exercises
@@ -24,7 +27,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("rnn", "discretize", "convolution", "lti", "hippo", "data", "figures", "exercises")
+_MODULES = ("rnn", "discretize", "convolution", "lti", "hippo", "s4", "scan", "mamba", "data",
+            "figures", "exercises")
 
 __all__ = ["__version__"]
 

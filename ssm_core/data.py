@@ -1,4 +1,4 @@
-r"""Signals to remember, compress and filter: one real price series and a few synthetic ones.
+r"""Signals to remember, compress and filter, tasks that take a memory to solve, and one novel.
 
 Beside them :func:`measurements`, the times and sizes that the chapters show.
 
@@ -8,9 +8,16 @@ Beside them :func:`measurements`, the times and sizes that the chapters show.
 :func:`smooth_signal`       synthetic: a few sines and bumps that a handful of numbers describe
 :func:`rough_signal`        synthetic: noise of any roughness, from white to smooth
 :func:`band_limited_noise`  synthetic: noise without any frequency above a cutoff
+:func:`selective_copying`   task: repeat the tokens that are scattered among blanks
+:func:`induction_heads`     task: say what followed the trigger the last time
+:func:`associative_recall`  task: say which value came with a key
+:func:`novel`               real: the characters of a novel, 1813
 =========================== ====================================================================
 
-Nothing is downloaded. Every synthetic signal takes a ``seed``: the same seed gives the same
+A task gives ``inputs`` (batch, L) and ``targets`` (batch, K), tokens as whole numbers: a model reads
+the inputs, and what it says at the last K positions is compared with the targets.
+
+Nothing is downloaded. Every synthetic signal and task takes a ``seed``: the same seed gives the same
 numbers, up to the last bits of the elementary functions of a platform, for as long as NumPy keeps
 the stream of its default generator. A ``numpy.random.Generator`` is accepted in its place.
 """
@@ -27,11 +34,15 @@ import numpy as np
 from ssm_core._checks import as_choice, as_generator, as_int, as_positive, as_real
 
 __all__ = [
+    "associative_recall",
     "band_limited_noise",
+    "induction_heads",
     "measurements",
+    "novel",
     "oil_prices",
     "random_walk_prices",
     "rough_signal",
+    "selective_copying",
     "smooth_signal",
 ]
 
@@ -39,6 +50,8 @@ TRADING_DAYS_PER_YEAR = 252
 
 _OIL_FILE = "datasets/wti_spot_daily.csv"
 _OIL_CRC32 = 1669311797  # of the lines joined by "\n", so that line endings do not matter
+_NOVEL_FILE = "datasets/pride_and_prejudice.txt"
+_NOVEL_CRC32 = 3047817808  # again
 
 
 def oil_prices():
@@ -65,13 +78,7 @@ def oil_prices():
         >>> print(dates[peak], prices[peak])
         2008-07-03 145.31
     """
-    resource = importlib.resources.files("ssm_core").joinpath(_OIL_FILE)
-    lines = resource.read_text(encoding="utf-8").splitlines()
-    if zlib.crc32("\n".join(lines).encode()) != _OIL_CRC32:
-        raise ValueError(
-            f"{_OIL_FILE} has {len(lines)} lines and not the checksum of the file that ships with "
-            "ssm_core, expected that file: install the package again"
-        )
+    lines = _shipped_text(_OIL_FILE, _OIL_CRC32).splitlines()
     dates, prices = zip(*(line.split(",") for line in lines[1:]))
     return np.array(dates, dtype="datetime64[D]"), np.array(prices, dtype=np.float64)
 
@@ -294,6 +301,198 @@ def band_limited_noise(L, cutoff, dt=1.0, seed=0):
         )
     k = np.arange(L // 2 + 1)  # (L // 2 + 1,), periods in the whole signal
     return _filtered_noise(L, (k <= periods).astype(np.float64), seed)
+
+
+def selective_copying(batch, length=4096, tokens=16, vocab=16, seed=0, *, scattered=True):
+    r"""Task: repeat the tokens that stood among blanks, in their order.
+
+    ``tokens`` positions out of ``length`` hold a token drawn from 1 to vocab − 2, all others the
+    blank 0. Then the marker vocab − 1 asks once for each token::
+
+        0 0 5 0 3 0 0 0 1 0 7 7 7  ->  5 3 1      (length 10, tokens 3, vocab 8)
+
+    Where the tokens stand is drawn anew for each sequence, so that a filter that is the same at all
+    times cannot know which inputs to keep. With ``scattered=False`` they stand at the start, and
+    a fixed delay solves the task.
+
+    Args:
+        batch (int): sequences, at least 1.
+        length (int): positions before the markers, at least ``tokens``.
+        tokens (int): tokens to remember, at least 1.
+        vocab (int): numbers in use: blank, marker, and at least one token, so 3 or more.
+        seed (int or numpy.random.Generator): same seed, same sequences.
+        scattered (bool): tokens at random positions, or at the start.
+
+    Returns:
+        inputs (int64): (batch, length + tokens).
+        targets (int64): the tokens in their order (batch, tokens).
+
+    Raises:
+        ValueError: a number below its bound, more tokens than positions.
+        TypeError: an argument of the wrong kind.
+
+    Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023),
+    section 4.1.1, with the defaults of its experiment; after Jing et al., "Gated Orthogonal
+    Recurrent Units: On Learning to Forget" (2019).
+
+    Example:
+        >>> inputs, targets = selective_copying(1, length=10, tokens=3, vocab=8, seed=0)
+        >>> print(*inputs[0], "->", *targets[0])
+        6 4 0 0 0 0 0 0 0 4 7 7 7 -> 6 4 4
+    """
+    batch, tokens = as_int(batch, "batch"), as_int(tokens, "tokens")
+    length = as_int(length, "length", low=tokens)
+    vocab = as_int(vocab, "vocab", low=3)
+    rng = as_generator(seed, "seed")
+    targets = rng.integers(1, vocab - 1, (batch, tokens))  # (batch, tokens)
+    positions = np.arange(tokens)[None]  # (1, tokens)
+    if scattered:
+        positions = np.sort(_distinct(rng, batch, length, tokens), axis=1)  # (batch, tokens)
+    inputs = np.zeros((batch, length + tokens), dtype=np.int64)  # (batch, length + tokens)
+    np.put_along_axis(inputs, np.broadcast_to(positions, targets.shape), targets, axis=1)
+    inputs[:, length:] = vocab - 1
+    return inputs, targets
+
+
+def induction_heads(batch, length=256, vocab=16, seed=0):
+    r"""Task: say what followed the trigger when it came before.
+
+    Random tokens from 0 to vocab − 2; the trigger vocab − 1 stands once among them, at a random
+    place, and again at the end::
+
+        4 1 7 3 6 2 0 5 3 7  ->  3                (length 10, vocab 8)
+
+    Args:
+        batch (int): sequences, at least 1.
+        length (int): length of a sequence, both triggers included, at least 3.
+        vocab (int): numbers in use, at least 2.
+        seed (int or numpy.random.Generator): same seed, same sequences.
+
+    Returns:
+        inputs (int64): (batch, length).
+        targets (int64): the token after the first trigger (batch, 1).
+
+    Raises:
+        ValueError: a number below its bound.
+        TypeError: an argument of the wrong kind.
+
+    Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023),
+    section 4.1.2, with the defaults of its training; after Olsson et al., "In-context Learning and
+    Induction Heads" (2022).
+
+    Example:
+        >>> inputs, targets = induction_heads(1, length=10, vocab=8, seed=0)
+        >>> print(*inputs[0], "->", *targets[0])
+        5 4 3 1 2 7 0 0 1 7 -> 0
+    """
+    batch, length = as_int(batch, "batch"), as_int(length, "length", low=3)
+    vocab = as_int(vocab, "vocab", low=2)
+    rng = as_generator(seed, "seed")
+    inputs = rng.integers(0, vocab - 1, (batch, length))  # (batch, length)
+    place = rng.integers(0, length - 2, (batch, 1))  # (batch, 1), of the first trigger
+    np.put_along_axis(inputs, place, vocab - 1, axis=1)
+    inputs[:, -1] = vocab - 1
+    return inputs, np.take_along_axis(inputs, place + 1, axis=1)
+
+
+def associative_recall(batch, pairs=8, vocab=32, queries=1, seed=0):
+    r"""Task: say which value came with a key.
+
+    Pairs of a key and a value, each key once, then some of the keys again. Keys are the lower half
+    of the vocabulary, values the upper half::
+
+        2 7 0 4 3 7 3 2  ->  7 7                  (pairs 3, queries 2, vocab 8)
+
+    Args:
+        batch (int): sequences, at least 1.
+        pairs (int): pairs to remember, from 1 to vocab / 2, as no key comes twice.
+        vocab (int): numbers in use, keys and values, at least 2.
+        queries (int): keys asked for, different ones, from 1 to ``pairs``.
+        seed (int or numpy.random.Generator): same seed, same sequences.
+
+    Returns:
+        inputs (int64): (batch, 2 · pairs + queries).
+        targets (int64): the value of each key asked for (batch, queries).
+
+    Raises:
+        ValueError: a number outside its bounds.
+        TypeError: an argument of the wrong kind.
+
+    Source: Ba et al., "Using Fast Weights to Attend to the Recent Past" (2016), section 4.1; with
+    several queries Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language
+    Models" (2023).
+
+    Example:
+        >>> inputs, targets = associative_recall(1, pairs=3, vocab=8, queries=2, seed=0)
+        >>> print(*inputs[0], "->", *targets[0])
+        3 4 2 7 1 6 1 3 -> 6 4
+    """
+    batch, vocab = as_int(batch, "batch"), as_int(vocab, "vocab", low=2)
+    pairs, queries = as_int(pairs, "pairs"), as_int(queries, "queries")
+    keys_there_are = vocab // 2
+    if pairs > keys_there_are:
+        raise ValueError(f"pairs is {pairs}, expected at most half of vocab, {keys_there_are}")
+    if queries > pairs:
+        raise ValueError(f"queries is {queries}, expected at most pairs, {pairs}")
+    rng = as_generator(seed, "seed")
+    keys = _distinct(rng, batch, keys_there_are, pairs)  # (batch, pairs)
+    values = rng.integers(keys_there_are, vocab, (batch, pairs))  # (batch, pairs)
+    asked = _distinct(rng, batch, pairs, queries)  # (batch, queries)
+    told = np.stack([keys, values], axis=-1).reshape(batch, 2 * pairs)  # (batch, 2 · pairs)
+    inputs = np.concatenate([told, np.take_along_axis(keys, asked, axis=1)], axis=1)
+    return inputs, np.take_along_axis(values, asked, axis=1)
+
+
+def novel(part="all"):
+    r"""The characters of *Pride and Prejudice* as numbers, for a language model of letters.
+
+    Real text: 684,767 characters, 75 different ones. Lines end with a line feed after some 70
+    characters, as in the file.
+
+    Args:
+        part (str): "all"; "train", the first nine tenths; "test", the last tenth.
+
+    Returns:
+        characters (int64): places in the alphabet (L,).
+        alphabet (str): every character that occurs in the novel, once, sorted.
+
+    Raises:
+        ValueError: another part, or the file that ships with the package is damaged.
+
+    Source: Jane Austen, *Pride and Prejudice* (1813). Public domain: the author died in 1817.
+
+    Example:
+        >>> characters, alphabet = novel()
+        >>> print("".join(alphabet[i] for i in characters[51:122]))
+        It is a truth universally acknowledged, that a single man in possession
+    """
+    part = as_choice(part, "part", ("all", "train", "test"))
+    text = _shipped_text(_NOVEL_FILE, _NOVEL_CRC32)
+    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8)  # (L,)
+    used, characters = np.unique(codes, return_inverse=True)
+    cut = len(characters) * 9 // 10
+    piece = {"all": slice(None), "train": slice(cut), "test": slice(cut, None)}[part]
+    return characters[piece].astype(np.int64), bytes(used).decode("ascii")
+
+
+def _shipped_text(name, checksum):
+    """A text that ships with the package, with line endings ``\n``, if it is undamaged."""
+    text = importlib.resources.files("ssm_core").joinpath(name).read_text(encoding="utf-8")
+    text = "\n".join(text.splitlines())
+    if zlib.crc32(text.encode()) != checksum:
+        raise ValueError(
+            f"{name} has {len(text)} characters and not the checksum of the file that ships with "
+            "ssm_core, expected that file: install the package again"
+        )
+    return text
+
+
+def _distinct(rng, rows, size, count):
+    """Draw ``count`` different numbers below ``size`` in random order for each row: (rows, count)."""
+    order = rng.random((rows, size))  # (rows, size)
+    drawn = np.argpartition(order, count - 1, axis=1)[:, :count]  # (rows, count), a random set
+    rank = np.argsort(np.take_along_axis(order, drawn, axis=1), axis=1)
+    return np.take_along_axis(drawn, rank, axis=1)
 
 
 def _filtered_noise(L, gain, seed):

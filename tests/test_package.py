@@ -133,3 +133,15 @@ def test_choices_and_generators():
     assert _checks.as_generator(7).random() == np.random.default_rng(7).random()
     with pytest.raises(ValueError, match="rng is -1"):
         _checks.as_generator(-1)
+
+
+def test_without_a_folder_for_compiled_code_it_is_compiled_anew(monkeypatch):
+    _compiled = pytest.importorskip("ssm_core._compiled")
+
+    def njit(function, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available for file")
+        return function
+
+    monkeypatch.setattr(_compiled, "njit", njit)
+    assert _compiled.compiled()(abs) is abs

@@ -37,6 +37,13 @@ from ssm_core.exercises.hippo import (
     check_running_mean,
     check_window_memory,
 )
+from ssm_core.exercises.mamba import (
+    check_convolve_piece,
+    check_dt_bias,
+    check_follow_trigger,
+    check_gate_to_mamba,
+    check_parameter_count,
+)
 from ssm_core.exercises.memory import (
     check_average,
     check_gain,
@@ -52,4 +59,19 @@ from ssm_core.exercises.rnn import (
     check_newton,
     check_scan,
     check_transient,
+)
+from ssm_core.exercises.s4 import (
+    check_circle,
+    check_dt_for,
+    check_kernel_of,
+    check_low_rank_legt,
+    check_modes_to_kernel,
+    check_transfer,
+)
+from ssm_core.exercises.selective_scan import (
+    check_chunk_starts,
+    check_combine,
+    check_exclusive_scan,
+    check_scan_gradient,
+    check_step_floors,
 )

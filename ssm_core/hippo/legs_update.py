@@ -15,9 +15,9 @@ step behind the coefficient before it, and nothing waits.
 import numpy as np
 
 try:
-    from numba import njit
-except ImportError:
-    njit = None
+    from ssm_core._compiled import compiled
+except ImportError:  # no Numba
+    compiled = None
 
 
 def legs_wavefront(u, alpha, N, every):
@@ -67,8 +67,8 @@ def _advance_compiled(v, r, h, alpha):
         r[i] = r[i + 1] - (2 * n + 1) * y
 
 
-if njit is None:
+if compiled is None:
     _advance = _advance_in_numpy
 else:
-    _advance = njit(cache=True)(_advance_compiled)
-    _run = njit(cache=True)(_run)
+    _advance = compiled()(_advance_compiled)
+    _run = compiled()(_run)

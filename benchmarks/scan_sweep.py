@@ -1,0 +1,74 @@
+"""The choices that the Triton kernels of the selective scan make, each changed alone, on a GPU.
+
+Every variant is checked and timed as ``benchmarks.scan`` does it; only the ratios to the first row
+of a shape, where nothing is changed, say something.
+"""
+
+import contextlib
+from unittest import mock
+
+import torch
+
+from benchmarks.scan import _device, _ours, _row
+from ssm_core.scan import triton as kernels
+
+SHAPES = [
+    {"b": 8, "d": 2048, "L": 2048, "n": 16},
+    {"b": 1, "d": 1536, "L": 2048, "n": 16},
+    {"b": 1, "d": 1024, "L": 131072, "n": 16},
+    {"b": 8, "d": 2048, "L": 2048, "n": 64},
+]
+CHANGES = [
+    {},
+    {"states_forward": 4},
+    {"states_forward": 8},
+    {"states_forward": 16},
+    {"warps_backward": 2},
+    {"warps_backward": 4},
+    {"warps_backward": 16},
+    {"slots": 0.5},
+    {"slots": 2},
+    {"slots": 4},
+    {"chunk": 32},
+    {"chunk": 128},
+    {"resident": (8, 8)},
+    {"resident": (16, 8)},
+    {"resident": (24, 16)},
+    {"resident": (48, 32)},
+]
+
+
+def run():
+    """Times of every change at every shape, and how many times faster it is than without."""
+    rows = []
+    for shape in SHAPES:
+        plain = None
+        for changes in CHANGES:
+            with _changed(**changes):
+                row = _row(shape, {"ours": _ours}, torch.bfloat16, repeats=15)["contenders"]["ours"]
+            plain = plain or row
+            faster = {kind: plain["seconds"][kind]["median"] / times["median"]
+                      for kind, times in row.get("seconds", {}).items()}
+            rows.append({**shape, "changes": changes, **row, "times_faster": faster})
+            print("  ", shape, changes, {kind: round(x, 3) for kind, x in faster.items()}, flush=True)
+    return {"device": _device(), "setup": {"device": torch.cuda.get_device_name()}, "rows": rows}
+
+
+@contextlib.contextmanager
+def _changed(states_forward=None, warps_backward=None, slots=None, chunk=None, resident=None):
+    """The kernels' module with other numbers in it."""
+    lanes_of, slots_of = kernels._lanes, kernels._slots
+    changes = {"CHUNK": chunk, "RESIDENT": resident}
+    if states_forward:
+        changes["_states_ahead"] = lambda *_: states_forward
+    if warps_backward:
+        changes["_lanes"] = lambda n, channels, most, warps: lanes_of(
+            n, channels, most, warps if warps == 1 else warps_backward)
+    if slots:
+        changes["_slots"] = lambda B, C, n, blocks: max(
+            1, min(blocks, int(slots * slots_of(B, C, n, blocks))))
+    changes = {name: value for name, value in changes.items() if value is not None}
+    with contextlib.ExitStack() as stack:
+        for name, value in changes.items():
+            stack.enter_context(mock.patch.object(kernels, name, value))
+        yield

@@ -1,0 +1,17 @@
+"""Mamba: the block, the language model, published checkpoints and fast generation.
+
+==================  ==========================================================================
+``Mamba``           the block, as a layer for any model
+``MambaConfig``     sizes and options of a language model
+``MambaLM``         the language model: ``forward``, ``generate``, ``from_pretrained``
+==================  ==========================================================================
+
+``python -m ssm_core.mamba generate --model FOLDER --prompt TEXT`` continues a text.
+"""
+
+from __future__ import annotations
+
+from ssm_core.mamba.block import Mamba
+from ssm_core.mamba.model import MambaConfig, MambaLM
+
+__all__ = ["Mamba", "MambaConfig", "MambaLM"]

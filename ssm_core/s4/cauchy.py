@@ -1,0 +1,129 @@
+r"""Cauchy sums over pairs of conjugate poles, which the kernel of S4 is made of.
+
+With real weights a, b for each row k and mode n, and one pole p_n of each pair (eq-cauchy):
+
+.. math::
+
+    F_k(s) = \sum_n \frac{a_{kn} s + b_{kn}}{(s - p_n)(s - \bar p_n)}
+
+All rows share the division. Points s come block by block, so that nothing of size modes × points is
+kept; the backward pass computes the quotients again. Both are operators of ``torch.library``, so
+that ``torch.compile`` passes through. On a GPU they are the kernels of ``ssm_core.s4.triton``.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+__all__ = ["cauchy_sums"]
+
+_BLOCK = 2**16  # quotients that exist at once: they stay in the caches
+_TRITON = find_spec("triton") is not None
+
+
+def cauchy_sums(a, b, poles, s):
+    """The sums at every point, differentiable once in a, b and poles.
+
+    Args:
+        a, b (float64):     weights (H, K, n)
+        poles (complex128): one of each conjugate pair (H, n)
+        s (complex128):     points (F,), none on a pole
+
+    Returns:
+        complex128 (H, K, F)
+
+    Book: eq-cauchy. Source: Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured
+    State Spaces" (2022), appendix C.3.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1, dtype=torch.float64)
+        >>> poles = torch.tensor([[1j]], dtype=torch.complex128)
+        >>> cauchy_sums(one, 0 * one, poles, torch.tensor([2.0 + 0j], dtype=torch.complex128))
+        tensor([[[0.4000+0.j]]], dtype=torch.complex128)
+    """
+    return torch.ops.ssm_core.cauchy_sums(a, b, poles, s)
+
+
+@torch.library.custom_op("ssm_core::cauchy_sums", mutates_args=())
+def _sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
+    if a.is_cuda and _TRITON:
+        from ssm_core.s4 import triton  # only where it is needed: an import of a second
+
+        return triton.sums(a, b, poles, s)
+    out = s.new_empty(*a.shape[:2], len(s))
+    both = torch.cat([a, b], dim=1)  # (H, 2K, n)
+    for block in _blocks(poles, s):
+        quotients = torch.view_as_real(_quotients(poles, s[block]))  # (H, n, points, 2)
+        sums = (both @ quotients.flatten(-2)).unflatten(-1, (-1, 2))
+        times_s, constant = torch.view_as_complex(sums).chunk(2, dim=1)
+        out[..., block] = times_s * s[block] + constant
+    return out
+
+
+@_sums.register_fake
+def _(a, b, poles, s):
+    return s.new_empty(*a.shape[:2], s.shape[0])
+
+
+@torch.library.custom_op("ssm_core::cauchy_sums_backward", mutates_args=())
+def _sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
+                   s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if a.is_cuda and _TRITON:
+        from ssm_core.s4 import triton
+
+        return triton.sums_backward(dout, a, b, poles, s)
+    # With q = 1 / ((s - p)(s - p*)): dq/d(Re p) = 2 (s - Re p) q², dq/d(Im p) = -2 (Im p) q². So
+    # sums over points of dout* times s^m q and s^m q² are all there is to know.
+    H, K, n = a.shape
+    with_q = a.new_zeros(H, 2 * K, n)
+    with_q2 = a.new_zeros(H, 3 * K, n)
+    for block in _blocks(poles, s):
+        q, points = _quotients(poles, s[block]), s[block].conj()
+        g0 = dout[..., block]
+        g = torch.cat([g0, g0 * points, g0 * points**2], dim=1)  # (H, 3K, points)
+        with_q += _inner(g[:, : 2 * K], q)
+        with_q2 += _inner(g, q * q)
+    db, da = with_q.chunk(2, dim=1)
+    w0, w1, w2 = with_q2.chunk(3, dim=1)
+    plain, times_s = (a * w1 + b * w0).sum(1), (a * w2 + b * w1).sum(1)  # (H, n)
+    dpoles = torch.complex(2 * (times_s - poles.real * plain), -2 * poles.imag * plain)
+    return da.clone(), db.clone(), dpoles
+
+
+@_sums_backward.register_fake
+def _(dout, a, b, poles, s):
+    return a.new_empty(a.shape), b.new_empty(b.shape), poles.new_empty(poles.shape)
+
+
+def _differentiate(ctx, dout):
+    a, b, poles, s = ctx.saved_tensors
+    return *torch.ops.ssm_core.cauchy_sums_backward(dout, a, b, poles, s), None
+
+
+_sums.register_autograd(
+    _differentiate, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+def _blocks(poles, s):
+    size = max(1, _BLOCK // poles.numel())
+    return [slice(i, i + size) for i in range(0, len(s), size)]
+
+
+def _quotients(poles, s):
+    """1 / ((s - p)(s - p*)), (H, n, points), in real arithmetic: a complex division is slow.
+
+    Products of differences, not s² - 2 Re(p) s + |p|²: near a pole that would lose digits.
+    """
+    across, along = s.real - poles.real[..., None], s.imag
+    real = across.square() - (along - poles.imag[..., None]) * (along + poles.imag[..., None])
+    imag = 2 * across * along
+    size = real.square().addcmul_(imag, imag).reciprocal_()
+    return torch.complex(real.mul_(size), imag.mul_(size).neg_())
+
+
+def _inner(g, q):
+    """Re of the sum over points of g* q: (H, rows, n) from (H, rows, points) and (H, n, points)."""
+    return torch.view_as_real(g).flatten(-2) @ torch.view_as_real(q).flatten(-2).mT

@@ -1,0 +1,168 @@
+r"""The selective scan of Mamba: a linear recurrence whose step, input and output weights depend on
+the input.
+
+======================================  ==========================================================
+``selective_scan_fn``                   the scan over a sequence, on the fastest backend there is
+``selective_scan_ref``                  its definition, a loop
+``selective_state_update``              one step of it, for inference
+======================================  ==========================================================
+
+**Backends.** ``reference`` is plain autograd. ``cpu`` and ``triton`` are modules of this package
+behind one pair of ``torch.library`` operators (``ssm_core.scan._operators``), so that
+``torch.compile`` and ``torch.export`` pass through them. Such a module has these functions on plain
+tensors (``state_update`` is in reference and triton). What is absent is None, B and C are
+(b, g, n, L) or (d, n), any strides may come, float is the dtype of the states (float64 for float64
+input, else float32)::
+
+    saved_shape(u, A, cu_seqlens) -> tuple of int
+        # the shape of the one tensor in float that forward hands to backward (chunk states);
+        # sizes may be symbolic, so no branching on them
+    forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save)
+        -> (out (b, d, L) in u's dtype, last_state (b or sequences, d, n) in float,
+            saved: the tensor of that shape, or an empty one of shape (0,) if not save)
+    backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+             cu_seqlens, saved)
+        -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state)
+        # each like its argument (shape and dtype), contiguous; None where the argument is None.
+        # dout or dlast_state is None where nothing flows back (never both)
+    state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+        -> y (b, d) in x's dtype; state (b or slots, d, n) changes in place; B, C (b, g, n)
+
+All outputs are new contiguous tensors, none a view of an argument.
+"""
+
+from __future__ import annotations
+
+from ssm_core._tensors import check_boundaries
+from ssm_core.scan import _operators, reference
+from ssm_core.scan._arguments import check_scan, check_step, pick_backend
+from ssm_core.scan.reference import selective_scan_ref
+
+__all__ = ["selective_scan_fn", "selective_scan_ref", "selective_state_update"]
+
+
+def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
+                      return_last_state=False, *, initial_state=None, cu_seqlens=None,
+                      backend="auto"):
+    r"""Run the selective scan over a sequence, with gradients for every tensor.
+
+    .. math::
+
+        x_t = e^{\Delta_t A} x_{t-1} + \Delta_t B_t u_t, \qquad
+        y_t = (C_t x_t + D u_t) \cdot \operatorname{silu}(z_t)
+
+    for each of d channels with n states, where :math:`\Delta_t` is ``delta`` plus ``delta_bias``,
+    through softplus if asked for. The backends cpu and triton keep the states at chunk boundaries
+    only and recompute the rest in the backward pass: memory is O(b·d·L + b·d·n), and the same
+    arguments give the same bits in every run, with any number of threads. With Numba, the first call
+    for a dtype compiles for some seconds and keeps the code for later processes.
+
+    Args:
+        u (float32, bfloat16, float16 or float64): input (b, d, L). L = 0 gives an empty output.
+        delta (as u): steps (b, d, L), in the units of time of 1/A; after bias and softplus they
+            should not be negative.
+        A (float32): decay rates (d, n), usually below 0.
+        B (as u): input weights, (b, n, L) for all channels; (b, g, n, L) for g groups of d/g
+            neighbouring channels; (d, n) constant in time.
+        C (as u): output weights, shaped like B or constant.
+        D (float32): weight of the direct path (d,), or None for none.
+        z (as u): gate (b, d, L); the output is multiplied by silu(z).
+        delta_bias (float32): added to delta before softplus (d,).
+        delta_softplus (bool): send delta through softplus, log(1 + exp(delta)).
+        return_last_state (bool): return the state after the last sample too.
+        initial_state (float32): state before the first sample (b, d, n); zeros if None. Gradients
+            flow into it, and out of the last state.
+        cu_seqlens (int32): boundaries (sequences + 1,) of sequences that are packed into one row:
+            sequence i is u[:, :, cu_seqlens[i]:cu_seqlens[i + 1]], and no state passes a boundary.
+            The batch is then 1, the states are (sequences, d, n), and a sequence without samples
+            returns the state it began with.
+        backend (str): "auto", "reference", "cpu" or "triton". Auto takes cpu for tensors on the
+            CPU, triton on CUDA devices, and reference where neither can run: float64 on a GPU, a
+            device that is no CUDA device, no package triton. Only reference can be differentiated
+            twice.
+
+        u, delta, z, B, C may differ in dtype, except that float64 stands for all or none; decays
+        and states are float32, or float64 for float64. The backend triton takes no float64.
+
+    Returns:
+        out (b, d, L) in u's dtype, or (out, last_state) with last_state (b, d, n) in float32, or
+        float64 for float64 input.
+
+    Raises:
+        ValueError: wrong shapes, devices, backends, boundaries; complex tensors.
+        TypeError: something that is no tensor, or a dtype that is not taken.
+
+    Equation eq-selective-scan. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with
+    Selective State Spaces" (2023), sections 3.2 and 3.3.
+
+    Example:
+        >>> import torch
+        >>> u, delta = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
+        >>> A = -torch.log(torch.tensor([[2.0]]))  # each step halves the state
+        >>> B, C = torch.ones(1, 1), torch.ones(1, 1)
+        >>> out, last_state = selective_scan_fn(u, delta, A, B, C, return_last_state=True)
+        >>> out
+        tensor([[[1.0000, 1.5000, 1.7500]]])
+        >>> selective_scan_fn(u, delta, A, B, C, initial_state=last_state)  # go on from there
+        tensor([[[1.8750, 1.9375, 1.9688]]])
+    """
+    B, C, initial_state = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
+                                     return_last_state, initial_state, cu_seqlens)
+    backend = pick_backend(backend, u)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
+    if backend == "reference":
+        if cu_seqlens is not None:
+            check_boundaries(cu_seqlens, u.shape[-1])
+        out, last_state = reference.scan(*tensors)
+    else:
+        out, last_state = _operators.scan(*tensors, backend)
+    return (out, last_state) if return_last_state else out
+
+
+def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False,
+                           state_batch_indices=None):
+    r"""Take one step of the selective scan: change the state in place, return the output.
+
+    The recurrence of :func:`selective_scan_fn` for one sample: stepping through a sequence gives
+    what the scan gives. For inference: it has no gradient, and ``backward`` through y raises.
+
+    Args:
+        state (float32, bfloat16, float16 or float64): the state (b, d, n), changed in place; with
+            ``state_batch_indices`` a pool (slots, d, n).
+        x (float32, bfloat16, float16 or float64): input (b, d).
+        dt (as x): step (b, d).
+        A (float32): decay rates (d, n).
+        B, C (as x): input and output weights, (b, n), or (b, g, n) for g groups of channels.
+        D (float32): weight of the direct path (d,), or None for none.
+        z (as x): gate (b, d), or None for none.
+        dt_bias (float32): added to dt before softplus (d,).
+        dt_softplus (bool): send dt through softplus.
+        state_batch_indices (int32): which state of the pool each row of x belongs to (b,), each at
+            most once. A negative index marks padding: nothing is read or written, the output is 0.
+
+    Returns:
+        y (b, d) in x's dtype. It is computed in float32 (float64 for float64) whatever the dtype
+        of x and state.
+
+    Raises:
+        ValueError: wrong shapes or devices, complex tensors, a state that is expanded or requires a
+            gradient, and, except in triton, an index past the pool or one that comes twice.
+        TypeError: something that is no tensor, or a dtype that is not taken.
+
+    Equation eq-selective-scan. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with
+    Selective State Spaces" (2023), section 3.2.
+
+    Example:
+        >>> import torch
+        >>> state = torch.zeros(1, 1, 1)
+        >>> A = -torch.log(torch.tensor([[2.0]]))
+        >>> one = torch.ones(1, 1)
+        >>> for _ in range(3):
+        ...     y = selective_state_update(state, one, one, A, one, one)
+        >>> y
+        tensor([[1.7500]])
+    """
+    B, C = check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    backend = "triton" if pick_backend("auto", x) == "triton" else "reference"
+    return _operators.step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
+                           backend)

@@ -1,0 +1,204 @@
+"""Checks of the arguments of the selective scan, the same for every backend.
+
+They look at types, shapes, dtypes and devices only, never at the numbers in a tensor: so they cost
+nothing on a GPU, and torch.compile and torch.export trace through them. The checks of numbers, of
+the boundaries in cu_seqlens and of slots, are made where the scan runs.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from ssm_core._checks import as_choice
+from ssm_core._tensors import check_device, check_kind, check_packed, check_shape, dtype_name
+
+BACKENDS = ("auto", "reference", "cpu", "triton")
+_LOW = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def state_dtype(u):
+    """The dtype of decays and states: float64 for float64 input, else float32."""
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+def check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
+               initial_state, cu_seqlens):
+    """Return B, C as (b, g, n, L) or (d, n) and initial_state in the states' dtype, or raise."""
+    for name, value in (("delta_softplus", delta_softplus),
+                        ("return_last_state", return_last_state)):
+        _check_bool(value, name)
+    _check_tensor(u, "u")
+    check_shape(u, "u", ("b", "d", "L"), (None, None, None))
+    _check_tensor(A, "A")
+    check_shape(A, "A", ("d", "n"), (u.shape[1], None))
+    (b, d, L), n = u.shape, A.shape[1]
+    if d == 0 or n == 0:
+        raise ValueError(f"u has {d} channels and A {n} states a channel, expected at least 1")
+    for name, value in (("delta", delta), ("z", z)):
+        if value is not None or name == "delta":
+            _check_tensor(value, name)
+            check_shape(value, name, ("b", "d", "L"), (b, d, L))
+    for name, value in (("D", D), ("delta_bias", delta_bias)):
+        if value is not None:
+            _check_tensor(value, name)
+            check_shape(value, name, ("d",), (d,))
+    B = _check_projection(B, "B", (b, n, L), d)
+    C = _check_projection(C, "C", (b, n, L), d)
+    if B.ndim == C.ndim == 4 and B.shape[1] != C.shape[1]:
+        raise ValueError(f"C has {C.shape[1]} groups, expected as many as B, {B.shape[1]}")
+    sequences = b if cu_seqlens is None else check_packed(cu_seqlens, b, "u")
+    if initial_state is not None:
+        _check_tensor(initial_state, "initial_state")
+        check_shape(initial_state, "initial_state",
+                     ("b" if cu_seqlens is None else "sequences", "d", "n"), (sequences, d, n))
+    _check_dtypes(
+        {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state},
+        {"A": A, "D": D, "delta_bias": delta_bias})
+    _check_devices({"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z,
+                    "delta_bias": delta_bias, "initial_state": initial_state,
+                    "cu_seqlens": cu_seqlens}, "u", u.device)
+    if initial_state is not None:
+        initial_state = initial_state.to(state_dtype(u))
+    return B, C, initial_state
+
+
+def check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices):
+    """Return B and C as (b, g, n), or raise."""
+    _check_bool(dt_softplus, "dt_softplus")
+    _check_tensor(x, "x")
+    check_shape(x, "x", ("b", "d"), (None, None))
+    _check_tensor(A, "A")
+    check_shape(A, "A", ("d", "n"), (x.shape[1], None))
+    (b, d), n = x.shape, A.shape[1]
+    _check_tensor(state, "state")
+    rows = b if state_batch_indices is None else None
+    check_shape(state, "state", ("b" if rows is not None else "slots", "d", "n"), (rows, d, n))
+    _check_writable(state, "state")
+    for name, value in (("dt", dt), ("z", z)):
+        if value is not None or name == "dt":
+            _check_tensor(value, name)
+            check_shape(value, name, ("b", "d"), (b, d))
+    for name, value in (("D", D), ("dt_bias", dt_bias)):
+        if value is not None:
+            _check_tensor(value, name)
+            check_shape(value, name, ("d",), (d,))
+    B, C = _check_projection(B, "B", (b, n), d), _check_projection(C, "C", (b, n), d)
+    if B.shape[1] != C.shape[1]:
+        raise ValueError(f"C has {C.shape[1]} groups, expected as many as B, {B.shape[1]}")
+    if state_batch_indices is not None:
+        _check_tensor(state_batch_indices, "state_batch_indices", (torch.int32,), "int32")
+        check_shape(state_batch_indices, "state_batch_indices", ("b",), (b,))
+    _check_dtypes({"x": x, "state": state, "dt": dt, "B": B, "C": C, "z": z},
+                  {"A": A, "D": D, "dt_bias": dt_bias})
+    _check_devices({"state": state, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z,
+                    "dt_bias": dt_bias, "state_batch_indices": state_batch_indices}, "x", x.device)
+    return B, C
+
+
+def check_slots(state_batch_indices, slots):
+    """Check that the gather indices lie in the pool of states and that none comes twice."""
+    used = [i for i in state_batch_indices.tolist() if i >= 0]
+    if used and max(used) >= slots:
+        raise ValueError(f"state_batch_indices holds {max(used)}, expected below the number of "
+                         f"states in the pool, {slots}")
+    if len(set(used)) < len(used):
+        raise ValueError("state_batch_indices names a state twice, expected each at most once")
+
+
+def pick_backend(backend, u):
+    """The backend that runs: the one asked for, or by the device and dtype of u."""
+    backend = as_choice(backend, "backend", BACKENDS)
+    if backend == "auto":
+        if u.device.type == "cpu":
+            return "cpu"
+        fits = u.device.type == "cuda" and u.dtype != torch.float64 and _TRITON
+        return "triton" if fits else "reference"
+    if backend == "cpu" and u.device.type != "cpu":
+        raise ValueError(f"backend is 'cpu' and u is on {u.device}, expected tensors on the CPU")
+    if backend == "triton":
+        _check_triton(u)
+    return backend
+
+
+_TRITON = find_spec("triton") is not None
+
+
+def _check_triton(u):
+    if not _TRITON:
+        raise ValueError("backend is 'triton', and the package triton is not installed")
+    if u.dtype == torch.float64:
+        raise ValueError("backend is 'triton' and u is float64, expected float32, bfloat16 or "
+                         "float16 (float64 runs on the backends cpu and reference)")
+    interpreted = u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if u.device.type != "cuda" and not interpreted:
+        raise ValueError(f"backend is 'triton' and u is on {u.device}, expected a CUDA device (on "
+                         "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
+                         "set before it is imported)")
+
+
+def _check_bool(value, name):
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
+
+
+def _check_tensor(value, name, dtypes=(*_LOW, torch.float64), words=None):
+    check_kind(value, name)
+    if value.dtype.is_complex:
+        raise ValueError(f"{name} is complex ({dtype_name(value.dtype)}); the selective scan takes real "
+                         "and grouped B and C, and real A")
+    if value.dtype not in dtypes:
+        words = words or "float32, bfloat16, float16 or float64"
+        raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected {words}")
+
+
+def _check_writable(x, name):
+    """Check that x can change in place: each entry its own, and no gradient to be lost."""
+    if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
+        raise ValueError(f"{name} is expanded (strides {x.stride()}) and changes in place, "
+                         f"expected memory for each entry; pass {name}.clone()")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, and none flows through a step; pass "
+                         f"{name}.detach(), or step under torch.no_grad()")
+
+
+def _check_projection(M, name, sizes, d):
+    """B or C: return (b, n, L) as (b, 1, n, L), the others as they are; in a step without L."""
+    _check_tensor(M, name)
+    b, n, *L = sizes
+    shape = tuple(M.shape)
+    # By the number of axes first: sizes that may be symbolic are compared only where they must agree.
+    if L and len(shape) == 2 and shape == (d, n):
+        return M
+    if len(shape) == len(sizes) and shape == sizes:
+        return M.unsqueeze(1)
+    if len(shape) != len(sizes) + 1 or (shape[0], *shape[2:]) != (b, n, *L):
+        forms = ["(d, n)", "(b, n, L)", "(b, g, n, L)"] if L else ["(b, n)", "(b, g, n)"]
+        known = f"b = {b}, d = {d}, n = {n}" + (f", L = {L[0]}" if L else "")
+        raise ValueError(f"{name} has shape {shape}, expected {' or '.join(forms)} with {known}")
+    if shape[1] == 0 or d % shape[1] != 0:
+        raise ValueError(f"{name} has {shape[1]} groups, expected a divisor of the number of "
+                         f"channels d = {d}")
+    return M
+
+
+def _check_dtypes(signals, weights):
+    """Signals in low precision or float32 with weights in float32, or everything in float64."""
+    present = {k: v for k, v in {**signals, **weights}.items() if v is not None}
+    doubles = [k for k, v in present.items() if v.dtype == torch.float64]
+    if doubles and len(doubles) < len(present):
+        other = next(k for k in present if k not in doubles)
+        raise TypeError(f"{doubles[0]} is float64 and {other} is {dtype_name(present[other].dtype)}, "
+                        "expected all tensors in float64 or none")
+    for name, value in weights.items():
+        if value is not None and value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected float32: decays and "
+                            f"steps lose too much below it; pass {name}.float()")
+
+
+def _check_devices(tensors, first, device):
+    for name, value in tensors.items():
+        if value is not None:
+            check_device(value, name, device, first)

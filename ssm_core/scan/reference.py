@@ -1,0 +1,116 @@
+"""The selective scan as it is defined: one loop over time, nothing clever.
+
+Every other backend is held against this one. Autograd differentiates it as often as one likes, and
+since the loop walks over ``unbind(-1)`` and not over indices, its gradient costs time linear in L.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from ssm_core._tensors import check_boundaries
+from ssm_core.scan._arguments import check_scan, state_dtype
+
+__all__ = ["selective_scan_ref"]
+
+
+def selective_scan_ref(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
+                       return_last_state=False, *, initial_state=None, cu_seqlens=None):
+    r"""The selective scan by its definition, for any float dtype, on any device.
+
+    .. math::
+
+        x_t = e^{\Delta_t A} x_{t-1} + \Delta_t B_t u_t, \qquad
+        y_t = (C_t x_t + D u_t) \cdot \operatorname{silu}(z_t)
+
+    Arguments, results and errors are those of :func:`ssm_core.scan.selective_scan_fn`, which gives
+    the same numbers faster. This function stores every state for its gradient, b·d·L·n numbers,
+    and can be differentiated twice.
+
+    Equation eq-selective-scan. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with
+    Selective State Spaces" (2023), algorithm 2 and section 3.2.
+
+    Example:
+        >>> import torch
+        >>> u, delta = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
+        >>> A = -torch.log(torch.tensor([[2.0]]))  # each step halves the state
+        >>> B, C = torch.ones(1, 1), torch.ones(1, 1)
+        >>> selective_scan_ref(u, delta, A, B, C)
+        tensor([[[1.0000, 1.5000, 1.7500]]])
+    """
+    B, C, initial_state = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
+                                     return_last_state, initial_state, cu_seqlens)
+    if cu_seqlens is not None:
+        check_boundaries(cu_seqlens, u.shape[-1])
+    out, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+                           cu_seqlens)
+    return (out, last_state) if return_last_state else out
+
+
+def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens):
+    """Out (b, d, L) and last_state of arguments that are checked, B and C (b, g, n, L) or (d, n)."""
+    dtype, (b, d, L) = state_dtype(u), u.shape
+    signal, gate = u.to(dtype), None if z is None else z.to(dtype)
+    dt = delta.to(dtype)
+    if delta_bias is not None:
+        dt = dt + delta_bias[:, None]
+    if delta_softplus:
+        dt = softplus(dt)
+    B_steps, C_steps = _steps(B, d, L, dtype), _steps(C, d, L, dtype)
+    bounds = [0, L] if cu_seqlens is None else cu_seqlens.tolist()
+    x = u.new_zeros(b, d, A.shape[1], dtype=dtype) if initial_state is None else initial_state
+    starts = [x] if cu_seqlens is None else x.expand(len(bounds) - 1, -1, -1).split(1)
+
+    u_steps, dt_steps, y, last = signal.unbind(-1), dt.unbind(-1), [], []
+    for x, start, stop in zip(starts, bounds, bounds[1:]):
+        for t in range(start, stop):
+            decay = torch.exp(dt_steps[t][..., None] * A)  # (b, d, n)
+            x = decay * x + (dt_steps[t] * u_steps[t])[..., None] * B_steps[t]
+            y.append((C_steps[t] * x).sum(-1))  # (b, d)
+        last.append(x)
+
+    out = torch.stack(y, dim=-1) if y else torch.zeros_like(signal)  # (b, d, L)
+    if D is not None:
+        out = out + D[:, None] * signal
+    if z is not None:
+        out = out * functional.silu(gate)
+    return out.to(u.dtype), torch.cat(last)
+
+
+def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices):
+    """One step in place; a row whose index is negative is left out."""
+    dtype = state_dtype(x)
+    rows = slots = slice(None)
+    if state_batch_indices is not None:
+        rows = state_batch_indices >= 0
+        slots = state_batch_indices[rows].long()
+    u, dt = x[rows].to(dtype), dt[rows].to(dtype)  # (b, d)
+    per_group = x.shape[1] // B.shape[1]
+    B, C = (M[rows].to(dtype).repeat_interleave(per_group, dim=1) for M in (B, C))  # (b, d, n)
+    if dt_bias is not None:
+        dt = dt + dt_bias
+    if dt_softplus:
+        dt = softplus(dt)
+    new = torch.exp(dt[..., None] * A) * state[slots].to(dtype) + (dt * u)[..., None] * B
+    state[slots] = new.to(state.dtype)
+    y = (C * new).sum(-1)
+    if D is not None:
+        y = y + D * u
+    if z is not None:
+        y = y * functional.silu(z[rows].to(dtype))
+    out = x.new_zeros(x.shape)
+    out[rows] = y.to(x.dtype)
+    return out
+
+
+def softplus(x):
+    """log(1 + exp(x)); from 40 on that is x to the last bit, in float64 too."""
+    return functional.softplus(x, threshold=40)
+
+
+def _steps(M, d, L, dtype):
+    """B or C at each time, something that broadcasts with (b, d, n); group i has d/g channels."""
+    if M.ndim == 2:
+        return [M.to(dtype)] * L
+    return [step.repeat_interleave(d // M.shape[1], dim=1) for step in M.to(dtype).unbind(-1)]

@@ -1,0 +1,110 @@
+"""S4 on a GPU, with its Triton kernels, against the same in float64 on the CPU: ``pytest tests/gpu``."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+from ssm_core.s4 import S4, S4D, SequenceModel, parameter_groups
+from ssm_core.s4.cauchy import cauchy_sums
+
+
+def arguments(H, K, n, F, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    poles = torch.complex(-random(H, n).abs() - 0.1, 3 * random(H, n))
+    s = torch.complex(random(F).abs(), 3 * random(F))
+    return random(H, K, n), random(H, K, n), poles, s, torch.complex(random(H, K, F), random(H, K, F))
+
+
+def sums_and_gradients(a, b, poles, s, dout):
+    inputs = [x.detach().requires_grad_() for x in (a, b, poles)]
+    out = cauchy_sums(*inputs, s)
+    return out.detach(), *torch.autograd.grad(out, inputs, dout)
+
+
+@pytest.mark.parametrize(
+    "H, K, n, F",
+    [(1, 1, 1, 1), (2, 4, 32, 785), (3, 9, 33, 1001), (2, 12, 5, 130), (70, 4, 32, 2049),
+     (1, 6, 128, 20_001)],
+)
+def test_cauchy_sums(H, K, n, F):
+    given = arguments(H, K, n, F)
+    want = sums_and_gradients(*given)
+    got = sums_and_gradients(*(x.cuda() for x in given))
+    for x, y in zip(got, want):
+        assert (x.cpu() - y).norm() < 1e-12 * y.norm()
+
+
+def test_cauchy_sums_same_bits_every_time():
+    given = [x.cuda() for x in arguments(8, 4, 32, 4097)]
+    first, second = sums_and_gradients(*given), sums_and_gradients(*given)
+    assert all(torch.equal(x, y) for x, y in zip(first, second))
+
+
+def test_memory_of_the_sums_does_not_grow_with_modes_times_points():
+    a, b, poles, s, dout = (x.cuda() for x in arguments(8, 4, 128, 2**15))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    sums_and_gradients(a, b, poles, s, dout)
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra < 2 * dout.nbytes < 8 * 128 * 2**15 * 16 / 4
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt", "fout"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_s4_kernel_and_gradient(measure, bidirectional):
+    torch.manual_seed(0)
+    layer = S4(4, 64, measure, bidirectional=bidirectional)
+    results = []
+    for device in ("cpu", "cuda"):
+        layer = layer.double().to(device)
+        K = layer.kernel(1000)
+        gradients = torch.autograd.grad(K.square().sum(), [layer.P, layer.frequency, layer.log_dt])
+        results.append([x.cpu() for x in (K, *gradients)])
+    for x, y in zip(*results):
+        assert (x - y).norm() < 1e-8 * y.norm()
+
+
+@pytest.mark.parametrize("make", [S4, lambda d: S4(d, measure="legt"), S4D])
+def test_convolution_and_recurrence(make):
+    torch.manual_seed(0)
+    layer, u = make(8).cuda(), torch.randn(2, 1024, 8, device="cuda")
+    y, last = layer(u)
+    state, steps = layer.default_state(2), []
+    for sample in u.unbind(1):
+        out, state = layer.step(sample, state)
+        steps.append(out)
+    scale = y.abs().max()
+    assert (torch.stack(steps, 1) - y).abs().max() < 1e-5 * scale
+    assert (state - last).abs().max() < 1e-5 * last.abs().max()
+
+
+@pytest.mark.parametrize("ssm", [lambda d: S4(d, 16), lambda d: S4D(d, 16)])
+def test_training_steps_with_autocast(ssm):
+    torch.manual_seed(0)
+    model = SequenceModel(1, 1, d_model=16, n_layers=2, ssm=ssm).cuda()
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.01))
+    u = torch.randn(64, 100, 1, device="cuda")
+    target, losses = u.roll(5, dims=1), []  # five samples late
+    for _ in range(60):
+        with torch.autocast("cuda", torch.bfloat16):
+            y = model(u, return_state=False)[0]
+        loss = (y.float() - target)[:, 5:].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_second_gpu():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    given = arguments(2, 4, 5, 300)
+    first, second = (sums_and_gradients(*(x.to(d) for x in given)) for d in ("cuda:0", "cuda:1"))
+    assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(first, second))

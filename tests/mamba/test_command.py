@@ -1,0 +1,116 @@
+"""``python -m ssm_core.mamba generate``."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("safetensors")
+
+from ssm_core.mamba import MambaConfig, MambaLM
+from ssm_core.mamba.__main__ import main
+
+PROMPT = "Mé–雨🌧 go"  # no two bytes are the same
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model with a tokenizer of single bytes: most characters of the prompt take several tokens."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(
+        {letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    torch.manual_seed(0)
+    MambaLM(MambaConfig(16, 2, 256, tie_embeddings=False)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def generate(folder, *more, prompt=PROMPT):
+    return main(["generate", "--model", str(folder), "--prompt", prompt, "--device", "cpu", *more])
+
+
+def repeat(folder):
+    """Make the model say the prompt over and over: each byte is followed by the one after it."""
+    ids = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(PROMPT + "\n").ids
+    assert len(ids) > len(PROMPT) + 5
+    assert len({*ids}) == len(ids)  # no byte is followed by two
+    model = MambaLM(MambaConfig(256, 1, 256, tie_embeddings=False))
+    with torch.no_grad():
+        model.backbone.embedding.weight.copy_(torch.eye(256))
+        model.backbone.layers[0].mixer.out_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for now, then in zip(ids, [*ids[1:], ids[0]]):
+            model.lm_head.weight[then, now] = 1
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder)
+    return len(ids)
+
+
+def test_text_is_printed_whole_though_tokens_are_parts_of_letters(folder, capsys):
+    n = repeat(folder)
+    assert generate(folder, "--max-new-tokens", str(2 * n)) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{PROMPT}\n{PROMPT}\n{PROMPT}\n"
+    assert "loading" in err and err.endswith(" MB\n")
+
+
+def test_the_text_comes_bit_by_bit(folder, monkeypatch):
+    repeat(folder)
+    pieces = []
+
+    class Screen:
+        def write(self, text):
+            pieces.append(text)
+
+        def flush(self):
+            pieces.append(None)
+
+    monkeypatch.setattr(sys, "stdout", Screen())
+    assert generate(folder, "--max-new-tokens", "25") == 0
+    assert pieces.count(None) >= 26  # every token is shown when it is there
+
+
+def test_draws_repeat_with_their_seed(folder, capsys):
+    options = ("--max-new-tokens", "30", "--temperature", "1", "--top-k", "50", "--top-p", "0.9")
+    said = []
+    for seed in ("1", "1", "2"):
+        assert generate(folder, *options, "--seed", seed, "--dtype", "bfloat16") == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist, expected the"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "truncated, corrupt"),
+    ],
+)
+def test_what_is_missing_is_named(folder, capsys, damage, message):
+    damage(folder)
+    assert generate(folder) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and message in err
+
+
+def test_bad_options_are_named(folder, capsys):
+    assert generate(folder, "--top-k", "5") == 1
+    assert "temperature is 0" in capsys.readouterr().err
+    assert generate(folder, prompt="") == 1
+    assert "prompt holds no token" in capsys.readouterr().err
+
+
+def test_the_command_runs_as_a_module(folder):
+    run = subprocess.run(
+        [sys.executable, "-m", "ssm_core.mamba", "generate", "--model", folder, "--prompt", "a",
+         "--max-new-tokens", "3"],
+        capture_output=True, check=False, env={**os.environ, "PYTHONUTF8": "1"})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"a") and run.stdout.endswith(b"\n")

@@ -1,0 +1,271 @@
+"""The layers S4 and S4D, and a network of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssm_core.s4 import S4, S4D, SequenceModel, dplr, parameter_groups
+
+LAYERS = {
+    **{f"S4 {m}": lambda m=m, **more: S4(3, 16, m, **more)
+       for m in ("legs", "legt", "lagt", "glagt", "fout")},
+    **{f"S4D {i} {r}": lambda i=i, r=r, **more: S4D(3, 16, i, discretization=r, **more)
+       for i in ("lin", "inv", "legs", "real") for r in ("zoh", "bilinear")},
+}
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+one_of_each = pytest.mark.parametrize("make", [LAYERS["S4 legs"], LAYERS["S4D lin zoh"]],
+                                      ids=["S4", "S4D"])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def stepped(layer, u, state=None):
+    """The outputs and the last state of one step after another."""
+    state = layer.default_state(len(u)) if state is None else state
+    ys = []
+    for sample in u.unbind(1):
+        y, state = layer.step(sample, state)
+        ys.append(y)
+    return torch.stack(ys, dim=1), state
+
+
+def relative(x, y):
+    return ((x - y).abs().max() / y.abs().max()).item()
+
+
+@every_layer
+def test_convolution_is_recurrence_in_float64(make):
+    layer = make().double()
+    u = torch.randn(2, 100, 3, dtype=torch.float64)
+    y, state = layer(u)
+    z, last = stepped(layer, u)
+    assert relative(z, y) < 1e-9
+    assert relative(last, state) < 1e-12
+
+
+@every_layer
+def test_convolution_is_recurrence_in_float32(make):
+    """Rounding a state errs at random, so 4096 steps lose little more than one digit."""
+    layer = make()
+    u = torch.randn(1, 4096, 3)
+    y, state = layer(u)
+    z, last = stepped(layer, u)
+    assert relative(z, y) < 2e-6
+    assert relative(last, state) < 4e-6
+
+
+def test_starts_as_the_hippo_matrix():
+    layer = S4(1, 8).double()
+    Lambda, P, B = (torch.as_tensor(x) for x in dplr("legs", 8)[:3])
+    system = layer._system()
+    torch.testing.assert_close(system.Lambda[0], Lambda[:4], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(system.P[0, 0], P[:4], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(system.B[0], B[:4], rtol=1e-6, atol=1e-6)
+
+
+@one_of_each
+@pytest.mark.parametrize("cuts", [(1,), (40,), (7, 8, 99)])
+def test_a_signal_in_pieces(make, cuts):
+    layer = make().double()
+    u = torch.randn(2, 100, 3, dtype=torch.float64)
+    whole, last = layer(u)
+    pieces, state = [], None
+    for piece in torch.tensor_split(u, cuts, dim=1):
+        y, state = layer(piece, state)
+        pieces.append(y)
+    assert relative(torch.cat(pieces, dim=1), whole) < 1e-9
+    assert relative(state, last) < 1e-12
+    z, _ = stepped(layer, u[:, 90:], layer(u[:, :90])[1])
+    assert relative(z, whole[:, 90:]) < 1e-9
+
+
+@one_of_each
+def test_output_is_the_convolution_with_the_kernel(make):
+    layer = make().double()
+    u = torch.randn(1, 50, 3, dtype=torch.float64)
+    K = layer.kernel(50)
+    assert K.shape == (3, 50)
+    y, _ = layer(u)
+    for h in range(3):
+        want = np.convolve(u[0, :, h], K[h].detach())[:50] + layer.D[h].item() * u[0, :, h].numpy()
+        np.testing.assert_allclose(y[0, :, h].detach(), want,
+                                   rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+@one_of_each
+def test_bidirectional(make):
+    layer = make(bidirectional=True).double()
+    u = torch.randn(1, 20, 3, dtype=torch.float64)
+    past, future = layer.kernel(20).detach().numpy()
+    y, state = layer(u)
+    assert state is None
+    for h in range(3):
+        signal = u[0, :, h].numpy()
+        want = [layer.D[h].item() * signal[t]
+                + sum(past[h, j] * signal[t - j] for j in range(t + 1))
+                + sum(future[h, j] * signal[t + j] for j in range(1, 20 - t)) for t in range(20)]
+        np.testing.assert_allclose(y[0, :, h].detach(), want,
+                                   rtol=0, atol=1e-12 * np.abs(want).max())
+    with pytest.raises(ValueError, match="sees the future"):
+        layer.step(u[:, 0], layer.default_state(1))
+    with pytest.raises(ValueError, match="sees the future"):
+        layer(u, layer.default_state(1))
+
+
+@one_of_each
+def test_no_output_sees_a_later_input(make):
+    layer = make()
+    u = torch.randn(1, 64, 3, requires_grad=True)
+    layer(u)[0][0, 30].sum().backward()
+    assert not u.grad[0, 31:].abs().max() > 1e-5 * u.grad.abs().max()
+
+
+@one_of_each
+def test_every_parameter_learns(make):
+    layer = make()
+    y, state = layer(torch.randn(2, 30, 3))
+    (y.square().sum() + state.abs().square().sum()).backward()
+    for name, p in layer.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+        assert p.grad.abs().max() > 0, name
+
+
+def test_gradient_through_the_state_alone():
+    """Truncated backpropagation: what happens before hands its gradient over with the state."""
+    layer = S4D(3, 8).double()
+    u = torch.randn(1, 40, 3, dtype=torch.float64, requires_grad=True)
+    layer(u)[0][:, 25:].sum().backward()
+    whole, u.grad = u.grad, None
+    _, state = layer(u[:, :25])
+    layer(u[:, 25:], state)[0].sum().backward()
+    torch.testing.assert_close(u.grad, whole, rtol=1e-10, atol=1e-12)
+
+
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(make, dtype):
+    layer = make()
+    u = torch.randn(2, 300, 3)
+    exact, _ = layer(u)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = layer(u.to(dtype))
+    assert y.dtype == dtype
+    assert relative(y.float(), exact) < 1e-2
+    assert relative(layer(u.to(dtype))[0].float(), exact) < 1e-2
+
+
+@one_of_each
+def test_compiles_without_a_graph_break(make):
+    layer = make()
+    u = torch.randn(2, 30, 3)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    y, state = compiled(u)
+    torch.testing.assert_close(y, layer(u)[0])
+    torch.testing.assert_close(state, layer(u)[1])
+    compiled(u, return_state=False)[0].sum().backward()
+    assert layer.log_dt.grad.abs().max() > 0
+
+
+@one_of_each
+def test_step_notices_new_parameters(make):
+    layer = make()
+    u, state = torch.randn(2, 3), make().default_state(2)
+    layer.setup_step()
+    before, _ = layer.step(u, state)
+    other = make()
+    layer.load_state_dict(other.state_dict())
+    after, _ = layer.step(u, state)
+    torch.testing.assert_close(after, other.step(u, state)[0], rtol=0, atol=0)
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(layer.double().step(u.double(), layer.default_state(2))[0].float(),
+                               after, rtol=1e-5, atol=1e-5)
+
+
+@one_of_each
+def test_no_part_of_size_states_times_length_is_kept(make):
+    layer = make()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        layer(torch.randn(1, 10_000, 3), return_state=False)
+    assert max(kept) < 2 * 3 * 10_000 * 2  # spectra and signals; states times length is 240,000 x 3
+
+
+def test_parameter_groups():
+    model = SequenceModel(1, 2, d_model=4, n_layers=2, ssm=lambda d: S4(d, 8))
+    fast, slow = parameter_groups(model, lr=0.01, weight_decay=0.1)
+    assert (fast["lr"], fast["weight_decay"]) == (0.01, 0.1)
+    assert (slow["lr"], slow["weight_decay"]) == (1e-3, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    memory = {names[id(p)].rpartition(".")[2] for p in slow["params"]}
+    assert memory == {"log_dt", "log_decay", "frequency", "P", "B"}
+    assert len(fast["params"]) + len(slow["params"]) == len(names)
+    assert parameter_groups(model, lr=1e-4)[1]["lr"] == 1e-4
+    torch.optim.AdamW(parameter_groups(torch.nn.Linear(2, 2), lr=0.01))
+
+
+@pytest.mark.parametrize("make, error, message", [
+    (lambda: S4(4, 7), ValueError, "d_state is 7"),
+    (lambda: S4(0), ValueError, "d_model is 0"),
+    (lambda: S4(4, 8, "chebt"), ValueError, "measure"),
+    (lambda: S4D(4, 8, "line"), ValueError, "init"),
+    (lambda: S4D(4, 8, discretization="foh"), ValueError, "discretization"),
+    (lambda: S4D(4, 8, dt_min=0.0), ValueError, "dt_min"),
+    (lambda: S4D(4, 8, dt_min=0.1, dt_max=0.01), ValueError, "at most dt_max"),
+    (lambda: S4D(4, 8, bidirectional="no"), TypeError, "bidirectional"),
+    (lambda: S4D(4)(torch.zeros(2, 5, 3)), ValueError, r"u has shape \(2, 5, 3\)"),
+    (lambda: S4D(4)(torch.zeros(2, 0, 4)), ValueError, r"u has shape \(2, 0, 4\)"),
+    (lambda: S4D(4)(torch.zeros(2, 5, 4, dtype=torch.int64)), TypeError, "u has dtype int64"),
+    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4), torch.zeros(2, 4, 8)), TypeError, "state has dtype float32"),
+    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4), S4D(4, 6).default_state(2)), ValueError, "state has"),
+    (lambda: S4D(4, 8).step(torch.zeros(2, 5, 4), None), ValueError, "u has shape"),
+    (lambda: S4D(4, 8).step(torch.zeros(2, 4), None), TypeError, "state is None"),
+    (lambda: S4D(4, 8).kernel(0), ValueError, "L is 0"),
+    (lambda: parameter_groups(S4D(4), lr=0.0), ValueError, "lr"),
+    (lambda: SequenceModel(1, 1, dropout=2.0), ValueError, "dropout"),
+    (lambda: SequenceModel(1, 1, d_model=4, pool=True).step(torch.zeros(1, 1), []), ValueError, "pools"),
+])
+def test_bad_input(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("ssm", [lambda d: S4(d, 8), lambda d: S4D(d, 8)], ids=["S4", "S4D"])
+def test_network_steps_as_it_trains(ssm):
+    model = SequenceModel(2, 5, d_model=6, n_layers=3, ssm=ssm).double().eval()
+    u = torch.randn(2, 40, 2, dtype=torch.float64)
+    y, states = model(u)
+    assert y.shape == (2, 40, 5)
+    after = model.default_state(2)
+    for t in range(40):
+        z, after = model.step(u[:, t], after)
+        assert relative(z, y[:, t]) < 1e-8
+    for x, want in zip(after, states):
+        assert relative(x, want) < 1e-8
+    first, states = model(u[:, :15])
+    rest, _ = model(u[:, 15:], states)
+    assert relative(torch.cat([first, rest], dim=1), y) < 1e-8
+
+
+def test_network_classifies():
+    """Which of two frequencies a noisy wave has: learned in a few steps, better than by chance."""
+    model = SequenceModel(1, 2, d_model=16, n_layers=2, ssm=lambda d: S4D(d, 16), pool=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.01))
+    t = torch.arange(64.0)
+
+    def batch(size):
+        label = torch.randint(2, (size,))
+        wave = torch.sin((0.5 + 0.2 * label)[:, None] * t + 6.3 * torch.rand(size, 1))
+        return (wave + 0.5 * torch.randn(size, 64))[..., None], label
+
+    for _ in range(25):
+        u, label = batch(64)
+        loss = torch.nn.functional.cross_entropy(model(u, return_state=False)[0], label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    u, label = batch(500)
+    assert (model.eval()(u)[0].argmax(-1) == label).float().mean() > 0.95
