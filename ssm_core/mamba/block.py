@@ -71,7 +71,8 @@ class Mamba(nn.Module):
             it, says what came and what is expected.
 
     Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023),
-    sections 3.2, 3.4 and 3.6, algorithm 2. The scan is equation eq-selective-scan.
+    sections 3.2, 3.4 and 3.6, algorithm 2. Equations eq-mamba-block, eq-mamba-step-init and
+    eq-selective-scan.
 
     Example:
         >>> import torch

@@ -50,7 +50,7 @@ class MambaConfig:
             ``ssm_cfg``.
 
     Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023),
-    section 4.2 and appendix E.2.
+    section 4.2 and appendix E.2. Equation eq-mamba-parameters counts the weights.
 
     Example:
         >>> MambaConfig(d_model=64, n_layer=2, vocab_size=50277).padded_vocab_size
@@ -101,7 +101,7 @@ class MambaLM(nn.Module):
     is float32 whatever the dtype of the weights.
 
     Set ``gradient_checkpointing = True`` to keep one hidden state a block for the backward pass and
-    compute the rest again: less memory for a third more time.
+    compute the rest again: less memory, and one forward pass more.
 
     Args:
         config (MambaConfig): sizes and options.
