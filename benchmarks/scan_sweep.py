@@ -50,7 +50,8 @@ def run():
             faster = {kind: plain["seconds"][kind]["median"] / times["median"]
                       for kind, times in row.get("seconds", {}).items()}
             rows.append({**shape, "changes": changes, **row, "times_faster": faster})
-            print("  ", shape, changes, {kind: round(x, 3) for kind, x in faster.items()}, flush=True)
+            short = {kind: round(x, 3) for kind, x in faster.items()}
+            print("  ", shape, changes, short, flush=True)
     return {"device": _device(), "setup": {"device": torch.cuda.get_device_name()}, "rows": rows}
 
 

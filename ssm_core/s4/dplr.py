@@ -165,7 +165,8 @@ class DPLR:
         scaled = self.P * self._half[:, None]  # (H, r, N/2)
         small = 2 * torch.einsum("hrn,hsn->hrs", self.P.conj(), scaled).real  # P* half P
         small = small + torch.diag_embed((2 / self.dt)[:, None].expand(small.shape[:2]))
-        self._spread = torch.einsum("hsr,hsn->hrn", torch.linalg.inv(small).to(scaled.dtype), scaled)
+        inverse = torch.linalg.inv_ex(small).inverse.to(scaled.dtype)  # small never is singular
+        self._spread = torch.einsum("hsr,hsn->hrn", inverse, scaled)
 
     def kernel(self, L):
         r"""Convolution kernels :math:`K_j = C \bar A^j \bar B`, float64 (outputs, H, L).

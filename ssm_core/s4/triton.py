@@ -1,4 +1,4 @@
-r"""Cauchy sums on a GPU, in Triton: forward and backward, each one pass without large intermediates.
+r"""Cauchy sums on a GPU, in Triton: forward and backward, one pass each, nothing large in between.
 
 **Who does what.** Forward, a thread owns two points of the circle and walks along the modes, with
 its sums in registers. Backward, it owns a mode and walks along the points of one span; the sums of
@@ -18,8 +18,8 @@ TB/s. So arithmetic bounds both. Written out, the quotients of all 64 modes are 
 plain product moves them four times: 5.7 ms forward.
 
 The diagonal kernel of S4D needs nothing of the kind: at that size its two factors of √L columns
-take 2 · 256 · 32 · 128 · 16 B = 34 MB and their product 2 · 256 · 128 · 64 · 128 = 5.4e8 operations,
-0.02 ms, where the Vandermonde matrix itself would be 2.1 GB.
+take 2 · 256 · 32 · 128 · 16 B = 34 MB and their product 2 · 256 · 128 · 64 · 128 = 5.4e8
+operations, 0.02 ms, where the Vandermonde matrix itself would be 2.1 GB.
 """
 
 # ruff: noqa: RUF005 (Triton has no starred tuples)

@@ -24,7 +24,7 @@ program. Decays are powers of two, with A multiplied by log2(e) once. Blocks tha
 are (P,) or (P, steps) with P = D G threads, channels apart by G.
 """
 
-# ruff: noqa: RUF005, SIM102 - kernels know no unpacking, and an outer `if` is decided by the compiler
+# ruff: noqa: RUF005, SIM102 - kernels know no unpacking; the compiler decides the outer of two ifs
 
 import contextlib
 import functools
@@ -77,7 +77,7 @@ def _eight(x):
 
 @triton.jit
 def _softplus(x):
-    """log(1 + exp(x)) to 2.5e-7: log(1 + e) / e is a polynomial in e = exp(-|x|), which is 0 to 1."""
+    """log(1 + exp(x)) to 2.5e-7: log(1 + e) / e by a polynomial, e = exp(-|x|) being 0 to 1."""
     e = tl.exp2(tl.abs(x) * -_LOG2E)
     p = 0.0051261019 * e - 0.029074065
     p = p * e + 0.0775161
@@ -328,7 +328,8 @@ def _scan(p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_out, p_last,
         y = _zeros(P, 8)
         new_x = ()
         for m in tl.static_range(M):
-            B, C = _steps_of(b_B[m], P, p_B.dtype.element_ty), _steps_of(b_C[m], P, p_C.dtype.element_ty)
+            B = _steps_of(b_B[m], P, p_B.dtype.element_ty)
+            C = _steps_of(b_C[m], P, p_C.dtype.element_ty)
             x = b_x[m]
             new_y = ()
             for i in tl.static_range(8):
@@ -501,48 +502,40 @@ def _keep_sums(p, o_four, x, first, D: tl.constexpr, G: tl.constexpr):
 
 @triton.jit
 def _sum_to_all(x, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
-    """(P, 4), where P counts (A, B, C): summed over B, and the sum for each of those it came from."""
+    """(P, 4), where P counts (A, B, C): summed over B, each of whom receives the sum."""
     x = tl.sum(tl.reshape(x, [A, B, C * 4]), axis=1)
     return tl.reshape(tl.broadcast_to(x[:, None, :], [A, B, C * 4]), [A * B * C, 4])
 
 
 @triton.jit
-def _store_weights(p, x, o_slot, o_c, o_n, t, end, L, N: tl.constexpr, M: tl.constexpr,
-                   G: tl.constexpr, D: tl.constexpr, FULL: tl.constexpr):
+def _store_weights(p, columns, o_slot, o_c, o_n, t, end, L, N: tl.constexpr, M: tl.constexpr,
+                   G: tl.constexpr, D: tl.constexpr, HALVINGS: tl.constexpr, FULL: tl.constexpr):
     """Columns of M states times eight steps, summed over channels, into this program's slot.
 
     Two lanes that add two blocks need not both know both sums: each goes on with one of them, and
     what is left to add is halved.
     """
-    blocks = ()
-    for i in tl.static_range(2 * M):
-        blocks = blocks + (_four(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]),)
-    _store_halves(p, blocks, o_slot, o_c, o_c * 0, t, end, o_n, L, N, M, G, D, 1, FULL)
-
-
-@triton.jit
-def _store_halves(p, x, o_slot, o_c, i_x, t, end, o_n, L, N: tl.constexpr, M: tl.constexpr,
-                  G: tl.constexpr, D: tl.constexpr, S: tl.constexpr, FULL: tl.constexpr):
-    """Blocks (P, 4) in lanes whose channels differ by S: add, halve, go on; i_x is the first's number."""
-    n: tl.constexpr = len(x)
-    if n > 1 and 2 * S * G <= 32 and 2 * S <= D:
-        odd = o_c // S % 2 == 1
+    x = ()
+    for i in tl.static_range(0, 8 * M, 4):
+        x = x + (_four(columns[i], columns[i + 1], columns[i + 2], columns[i + 3]),)
+    first = o_c * 0  # the number of a lane's first block
+    for j in tl.static_range(HALVINGS):  # lanes whose channels differ by 2^j
+        odd = (o_c >> j) % 2 == 1
         half = ()
-        for i in tl.static_range(n // 2):
-            low = _sum_to_all(x[i], D // (2 * S), 2, S * G)
-            high = _sum_to_all(x[i + n // 2], D // (2 * S), 2, S * G)
+        for i in tl.static_range(M >> j):
+            low = _sum_to_all(x[i], D >> (j + 1), 2, G << j)
+            high = _sum_to_all(x[i + (M >> j)], D >> (j + 1), 2, G << j)
             half = half + (tl.where(odd[:, None], high, low),)
-        i_x += tl.where(odd, n // 2, 0)
-        _store_halves(p, half, o_slot, o_c, i_x, t, end, o_n, L, N, M, G, D, 2 * S, FULL)
-    else:
-        for i in tl.static_range(n):
-            block = _sum_to_all(x[i], 1, D // S, S * G)
-            m, o_t = (i_x + i) // 2, t + (i_x + i) % 2 * 4
-            here = (o_c < S)[:, None]
-            o_t = o_t[:, None] + tl.arange(0, 4)[None, :]
-            if not FULL:
-                here = here & (o_n + m < N)[:, None] & (o_t < end)
-            tl.store(p + (o_slot + m * L)[:, None] + o_t, block, mask=here)
+        first += tl.where(odd, M >> j, 0)
+        x = half
+    for i in tl.static_range(2 * M >> HALVINGS):
+        block = _sum_to_all(x[i], 1, D >> HALVINGS, G << HALVINGS)
+        m, o_t = (first + i) // 2, t + (first + i) % 2 * 4
+        o_t = o_t[:, None] + tl.arange(0, 4)[None, :]
+        here = (o_c < (1 << HALVINGS))[:, None]
+        if not FULL:
+            here = here & (o_n + m < N)[:, None] & (o_t < end)
+        tl.store(p + (o_slot + m * L)[:, None] + o_t, block, mask=here)
 
 
 @triton.jit
@@ -551,7 +544,8 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                    groups, L, spans, span, slots, batch, SOFTPLUS: tl.constexpr,
                    B_CONST: tl.constexpr, C_CONST: tl.constexpr, PACKED: tl.constexpr,
                    FULL: tl.constexpr, CHUNK: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
-                   G: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr):
+                   G: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr, PIECE: tl.constexpr,
+                   HALVINGS: tl.constexpr):
     """Some blocks of channels over one span of time, backwards (eq-selective-scan-backward).
 
     Chunk by chunk: what concerns each sample on its own; the states before each eight steps; then
@@ -587,7 +581,6 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
     o_D, o_p = tl.arange(0, D), tl.arange(0, P)
     o_lane, o_c, o_n = o_p * M, o_p // G, o_p % G * M
     o_four = o_c[:, None] * CHUNK + tl.arange(0, 4)[None, :]
-    PIECE: tl.constexpr = min(CHUNK, 16 * G)  # steps: 16 samples a thread
     o_s = tl.arange(0, PIECE)[None, :]
     o_piece = o_D[:, None] * CHUNK + o_s
     first = (o_n == 0)[:, None]
@@ -705,7 +698,8 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                 y, sum_B, sum_A = _zeros(P, 8), _zeros(P, 8), _zeros(P, 8)
                 new_k, new_dA, new_dB, new_dC, new_all_B, new_all_C = (), (), (), (), (), ()
                 for m in tl.static_range(M):
-                    B, C = _steps_of(b_B[m], P, p_B.dtype.element_ty), _steps_of(b_C[m], P, p_C.dtype.element_ty)
+                    B = _steps_of(b_B[m], P, p_B.dtype.element_ty)
+                    C = _steps_of(b_C[m], P, p_C.dtype.element_ty)
                     x = b_x[m]
                     decay, faded, xs, new_y = (), (), (), ()
                     for j in tl.static_range(8):
@@ -758,9 +752,11 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                 _keep_sums(p_steps + 2 * D * CHUNK, o_four, sum_B, first, D, G)
                 p_block += WORK
             if not B_CONST:
-                _store_weights(p_dB, all_B, o_slot, o_c, o_n, t, end, L, N, M, G, D, FULL)
+                _store_weights(p_dB, all_B, o_slot, o_c, o_n, t, end, L, N, M, G, D,
+                               HALVINGS, FULL)
             if not C_CONST:
-                _store_weights(p_dC, all_C, o_slot, o_c, o_n, t, end, L, N, M, G, D, FULL)
+                _store_weights(p_dC, all_C, o_slot, o_c, o_n, t, end, L, N, M, G, D,
+                               HALVINGS, FULL)
         tl.debug_barrier()
 
         # Each sample on its own.
@@ -945,7 +941,9 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
             _scan_backward[(programs,)](
                 dout, carry, saved, u, delta, A, B, C, D, z, delta_bias, du, ddelta, dA, dB, dC, dD,
                 dz, dbias, dfirst, work, cu_seqlens, d, groups, L, spans, span, slots, b,
-                B_CONST=B.ndim == 2, C_CONST=C.ndim == 2, PACKED=packed, WORK=size, **flags)
+                B_CONST=B.ndim == 2, C_CONST=C.ndim == 2, PACKED=packed, WORK=size,
+                PIECE=min(CHUNK, 16 * lanes["G"]),  # steps: 16 samples a thread
+                HALVINGS=(min(2 * lanes["M"], max(1, 32 // lanes["G"])) - 1).bit_length(), **flags)
     del work
 
     def total_of(parts, like):

@@ -45,7 +45,8 @@ def test_sums_and_gradients(H, K, n, F):
 def test_any_strides_and_lazy_conjugates():
     a, b, poles, s = arguments(2, 3, 6, 40)
     strided = [x.mT.contiguous().mT for x in (a, b, poles)]
-    assert torch.equal(kernels.sums(*strided, s.conj()), kernels.sums(a, b, poles, s.conj().clone()))
+    got, want = kernels.sums(*strided, s.conj()), kernels.sums(a, b, poles, s.conj().clone())
+    assert torch.equal(got, want)
     dout = torch.complex(*torch.randn(2, 2, 3, 40, dtype=torch.float64).unbind())
     got = kernels.sums_backward(dout.conj(), *strided, s)
     want = kernels.sums_backward(dout.conj().resolve_conj(), a, b, poles, s)
@@ -65,5 +66,6 @@ def test_digits_near_a_pole():
 def test_no_points_and_no_channels():
     a, b, poles, s = arguments(2, 3, 6, 0)
     assert kernels.sums(a, b, poles, s).shape == (2, 3, 0)
-    da, _, dpoles = kernels.sums_backward(torch.zeros(2, 3, 0, dtype=torch.complex128), a, b, poles, s)
+    dout = torch.zeros(2, 3, 0, dtype=torch.complex128)
+    da, _, dpoles = kernels.sums_backward(dout, a, b, poles, s)
     assert not da.any() and not dpoles.any()

@@ -1,5 +1,5 @@
-"""The Triton kernels of the Cauchy sums without a GPU: their logic in Triton's interpreter, and what
-they take of a GPU from their machine code."""
+"""The Triton kernels of the Cauchy sums without a GPU: their logic in Triton's interpreter, and
+what they take of a GPU from their machine code."""
 
 import os
 import pathlib

@@ -1,0 +1,59 @@
+"""From states of training runs to what is committed: curves as JSON, completed digits as bytes."""
+
+import numpy as np
+import torch
+
+from benchmarks import record
+from benchmarks.s4.tasks import TASKS, Drawing, _grey
+from benchmarks.s4.train import Settings
+
+GIVEN = 14 * 28  # pixels: the upper half
+COUNT = 40  # digits, the first of the test images
+
+
+def collect(arguments):
+    """Write all runs of a task, with their settings, curves and sizes, to one file a device."""
+    states = [torch.load(path, map_location="cpu", weights_only=True)
+              for path in sorted(arguments.folder.glob(f"{arguments.task}-*.pt"))]
+    if not states:
+        raise SystemExit(f"there is no {arguments.task}-*.pt in {arguments.folder}")
+    for device in sorted({state["place"]["device"] for state in states}):
+        here = [state for state in states if state["place"]["device"] == device]
+        place = here[-1]["place"]
+        results = {
+            "machine": place["machine"], "software": place["software"],
+            "setup": {"device": place["name"], "units": "seconds of training, bytes",
+                      "task": " ".join(TASKS[arguments.task].__doc__.split())},
+            "runs": [{**state["settings"], "log": state["log"],
+                      "parameters": sum(x.numel() for x in state["model"].values())}
+                     for state in here],
+        }
+        print(record.write(f"s4-{arguments.task}", results, device))
+
+
+@torch.no_grad()
+def draw(arguments):
+    """Complete digits: the half that is given as a convolution, the rest step by step."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    state = torch.load(arguments.state, map_location="cpu", weights_only=True)
+    task = Drawing(Settings(**state["settings"]), device, arguments.data)
+    model = task.network().to(device).eval()
+    model.load_state_dict(state["model"])
+    originals = task.test[0][:COUNT]
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.nn.functional.pad(originals[:, :GIVEN], (1, 0))  # a zero comes before the first
+    logits, states = model(_grey(pixels))
+    logits = logits[:, -1]
+    for _ in range(originals.shape[1] - GIVEN):
+        chances = torch.softmax(logits.double(), -1).cpu()
+        new = torch.multinomial(chances, 1, generator=generator).to(device, torch.uint8)
+        pixels = torch.cat([pixels, new], 1)
+        logits, states = model.step(_grey(new)[:, 0], states)
+    whole = model(_grey(pixels))[0][:, -1]  # the same weights as a convolution over all of it
+    difference = ((whole - logits).abs().max() / whole.abs().max()).item()
+    if not difference < 1e-3:
+        raise AssertionError(f"the recurrence differs from the convolution by {difference:.3g}")
+    path = record.RESULTS / f"{arguments.state.stem.replace('drawing', 's4-drawing')}.npz"
+    np.savez_compressed(path, originals=originals.cpu().numpy(), given=GIVEN, difference=difference,
+                        completed=pixels[:, 1:].cpu().numpy())
+    print(path)
