@@ -10,14 +10,11 @@ what was resident before it.
 import math
 import multiprocessing
 import os
-import pathlib
-import resource
-import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.record import seconds
+from benchmarks.record import high_water_mark, seconds
 from ssm_core.convolution import causal_convolution
 from ssm_core.lti import DiscreteSSM
 
@@ -150,25 +147,10 @@ def _measure(name, L):
     """Time and peak memory of one layer; memory first, while nothing has been cached yet."""
     _LAYERS[name](32)()  # loads what is loaded on first use
     layer = _LAYERS[name](L)
-    before = _high_water_mark(reset=True)
+    before = high_water_mark(reset=True)
     layer()
-    peak = _high_water_mark() - before
+    peak = high_water_mark() - before
     return {"seconds": seconds(layer, repeats=5), "peak_bytes": peak}
-
-
-def _high_water_mark(reset=False):
-    """The largest resident memory of this process so far, in bytes.
-
-    Linux can forget the mark, so that it is the present size; elsewhere the mark stands, and what
-    stays below it reads as zero.
-    """
-    if sys.platform == "linux":
-        if reset:
-            pathlib.Path("/proc/self/clear_refs").write_text("5")
-        status = pathlib.Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _exponents(rows, name):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import time
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -45,16 +46,33 @@ def summary(runs):
     return {"median": statistics.median(runs), "min": min(runs), "max": max(runs)}
 
 
+def high_water_mark(reset=False):
+    """The largest resident memory of this process so far, in bytes.
+
+    Linux can forget the mark, so that it is the present size; elsewhere the mark stands, and what
+    stays below it reads as zero.
+    """
+    if sys.platform == "linux":
+        if reset:
+            pathlib.Path("/proc/self/clear_refs").write_text("5")
+        status = pathlib.Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    import resource  # here, since Windows has no such module
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def write(name, results, device="cpu"):
     """Write results with the machine and the versions beside them; return the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{device}.json"
-    document = {"machine": _machine(), "software": _software(), **results}
+    document = {"machine": machine(), "software": software(), **results}
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
 
 
-def _machine():
+def machine():
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -73,7 +91,7 @@ def _processor():
     return platform.processor() or platform.machine()
 
 
-def _software():
+def software():
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -11,11 +11,11 @@ are of the forward pass alone, of the backward pass alone (CUDA), and of both.
 
 import importlib
 import itertools
-import re
 
 import torch
 from torch.nn import functional
 
+from benchmarks import gpu
 from benchmarks.record import in_turns, stopwatch, summary
 from ssm_core.data import measurements
 from ssm_core.scan import selective_scan_fn, selective_scan_ref
@@ -56,19 +56,12 @@ def _run_on_cuda():
         print("  ", row, flush=True)
         torch.cuda.empty_cache()
     return {
-        "device": _device(),
+        "device": gpu.model(),
         "setup": {"device": torch.cuda.get_device_name(), "dtype": "bfloat16",
                   "inputs": baseline["inputs"], "units": "seconds", "baseline": baseline["device"],
                   "baseline_software": baseline["software"]},
         "rows": rows,
     }
-
-
-def _device():
-    """The device in one word, for the name of the file: h100, t4, …"""
-    name = torch.cuda.get_device_name()
-    model = re.search(r"\b[A-Za-z]*\d+\w*", name)
-    return model.group().lower() if model else "cuda"
 
 
 def _compare(row, known):
@@ -265,7 +258,7 @@ def _times(contenders, shape, dtype, repeats):
     def both(function, x):
         torch.autograd.grad(function(*x), x, weights)
 
-    clock = _cuda_clock if torch.cuda.is_available() else stopwatch
+    clock = gpu.clock if torch.cuda.is_available() else stopwatch
     passes = {"forward": forward, "forward_and_backward": both}
     times = {kind: in_turns({name: _on_each(one_pass, function, copies)
                              for name, function in contenders.items()}, repeats, clock=clock)
@@ -297,21 +290,6 @@ def _backward(function, copies, weights):
         torch.autograd.grad(out, x, weights, retain_graph=True)
 
     return backward
-
-
-def _cuda_clock(function):
-    """Seconds of one call by the GPU's events, behind a write that empties its cache.
-
-    That write takes longer than the processor needs to issue the call, so that what is measured is
-    the GPU at work and not the processor at work. It is what ``triton.testing.do_bench`` does.
-    """
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.empty(OUT_OF_CACHE, dtype=torch.int8, device="cuda").zero_()
-    start.record()
-    function()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 def _peak_bytes(function, shape, dtype):

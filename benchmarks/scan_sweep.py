@@ -9,7 +9,8 @@ from unittest import mock
 
 import torch
 
-from benchmarks.scan import _device, _ours, _row
+from benchmarks import gpu
+from benchmarks.scan import _ours, _row
 from ssm_core.scan import triton as kernels
 
 SHAPES = [
@@ -52,7 +53,7 @@ def run():
             rows.append({**shape, "changes": changes, **row, "times_faster": faster})
             short = {kind: round(x, 3) for kind, x in faster.items()}
             print("  ", shape, changes, short, flush=True)
-    return {"device": _device(), "setup": {"device": torch.cuda.get_device_name()}, "rows": rows}
+    return {"device": gpu.model(), "setup": {"device": torch.cuda.get_device_name()}, "rows": rows}
 
 
 @contextlib.contextmanager

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.duality import _high_water_mark
-from benchmarks.record import in_turns, summary
-from benchmarks.scan import _cuda_clock, _device
+from benchmarks import gpu
+from benchmarks.record import high_water_mark, in_turns, summary
 from ssm_core.hippo import transition
 from ssm_core.s4 import S4, S4D, dplr
 from ssm_core.s4.cauchy import cauchy_sums
@@ -49,7 +48,7 @@ def run():
         **_scaling(device, sizes),
     }
     if device == "cuda":
-        return {"device": _device(), **results}
+        return {"device": gpu.model(), **results}
     return {**results, "accuracy": _accuracy()}
 
 
@@ -346,7 +345,7 @@ def _accuracy():
 
 
 def _clock(device):
-    return _cuda_clock if device == "cuda" else _processor_clock
+    return gpu.clock if device == "cuda" else _processor_clock
 
 
 def _processor_clock(function):
@@ -385,6 +384,6 @@ def _peak(device, make, *arguments):
 def _resident_peak(make, *arguments):
     torch.set_num_threads(1)
     function = make(*arguments)
-    before = _high_water_mark(reset=True)
+    before = high_water_mark(reset=True)
     function()
-    return _high_water_mark() - before
+    return high_water_mark() - before

@@ -7,9 +7,8 @@ import time
 
 import torch
 
-from benchmarks import record
+from benchmarks import gpu, record
 from benchmarks.s4.tasks import TASKS
-from benchmarks.scan import _device
 from ssm_core.s4 import parameter_groups
 
 try:
@@ -171,6 +170,6 @@ class _Run:
 def _place():
     """Where a run was trained, in the words of the files of results."""
     cuda = torch.cuda.is_available()
-    return {"device": _device() if cuda else "cpu",
+    return {"device": gpu.model() if cuda else "cpu",
             "name": torch.cuda.get_device_name() if cuda else "cpu",
-            "machine": record._machine(), "software": record._software()}
+            "machine": record.machine(), "software": record.software()}

@@ -18,7 +18,7 @@ from torch import Tensor
 from ssm_core._tensors import check_boundaries
 from ssm_core.scan._arguments import check_slots, state_dtype
 
-# Schemas are inferred from annotations, which PyTorch 2.4 reads as they were written in its time.
+# Schemas are inferred from annotations, which older PyTorch reads as they were written in its time.
 MaybeTensor = Optional[Tensor]  # noqa: UP045
 
 
