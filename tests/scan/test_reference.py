@@ -8,22 +8,20 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ssm_core.scan import reference, selective_scan_ref
-from tests.scan.cases import FEATURES, SELECTION, arguments, assert_close, is_float, solution
+from tests.scan.cases import FEATURES, SELECTION, arguments, assert_solved, is_float
 
 
 @pytest.mark.parametrize("L, n, d", SELECTION)
 def test_solves_the_banded_system(L, n, d):
     x = arguments(1, d, L, n, dtype=torch.float64)
-    got = dict(zip("yx", selective_scan_ref(**x, return_last_state=True)))
-    assert_close(got, dict(zip("yx", solution(**x))), 1e-12)
+    assert_solved(selective_scan_ref, x)
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_every_feature(feature):
     b = 1 if FEATURES[feature].get("packed") else 3
     x = arguments(b, 6, 50, 4, **FEATURES[feature], dtype=torch.float64)
-    got = dict(zip("yx", selective_scan_ref(**x, return_last_state=True)))
-    assert_close(got, dict(zip("yx", solution(**x))), 1e-12)
+    assert_solved(selective_scan_ref, x)
 
 
 def test_a_state_by_hand():

@@ -20,7 +20,8 @@ from triton.runtime.jit import JITFunction
 from ssm_core.scan import triton as kernels
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+TYPES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16",
+         torch.float16: "*fp16"}
 
 if not isinstance(kernels._scan, JITFunction):
     pytest.skip("Triton runs its interpreter", allow_module_level=True)
