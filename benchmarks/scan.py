@@ -6,7 +6,8 @@ programs use, as it was measured there and, where mamba_ssm is installed, in the
 
 Whatever is timed is first held against the definition in float64; what fails shows its error and no
 time. Contenders take turns, on several copies of the inputs, so that no cache serves them. Times
-are of the forward pass alone, of the backward pass alone (CUDA), and of both.
+are of the forward pass alone, of the backward pass alone (CUDA), and of both. On a CUDA device they
+are those of the kernels, recorded in a graph; beside them stands what one call from Python takes.
 """
 
 import importlib
@@ -258,15 +259,17 @@ def _times(contenders, shape, dtype, repeats):
     def both(function, x):
         torch.autograd.grad(function(*x), x, weights)
 
-    clock = gpu.clock if torch.cuda.is_available() else stopwatch
     passes = {"forward": forward, "forward_and_backward": both}
-    times = {kind: in_turns({name: _on_each(one_pass, function, copies)
-                             for name, function in contenders.items()}, repeats, clock=clock)
+    cuda = torch.cuda.is_available()
+    times = {kind + "_call" * cuda: in_turns({name: _on_each(one_pass, function, copies)
+                                              for name, function in contenders.items()}, repeats,
+                                             clock=gpu.clock if cuda else stopwatch)
              for kind, one_pass in passes.items()}
-    if torch.cuda.is_available():
-        times["backward"] = in_turns(
-            {name: _backward(function, copies[:2], weights)
-             for name, function in contenders.items()}, repeats, clock=clock)
+    if cuda:
+        for kind, one_pass in {**passes, "backward": None}.items():
+            times[kind] = in_turns({name: _recorded(one_pass, function, copies, weights)
+                                    for name, function in contenders.items()}, repeats,
+                                   clock=gpu.clock)
     return times
 
 
@@ -281,15 +284,17 @@ def _on_each(one_pass, function, copies):
     return call
 
 
-def _backward(function, copies, weights):
-    """The backward pass alone, again and again over a forward pass that is kept."""
-    turns = itertools.cycle([(function(*x), x) for x in copies])
+def _recorded(one_pass, function, copies, weights):
+    """The kernels of a pass, or of the backward pass alone over a forward pass that is kept."""
 
-    def backward():
-        out, x = next(turns)
-        torch.autograd.grad(out, x, weights, retain_graph=True)
+    def prepare(x):
+        if one_pass is not None:
+            return lambda: one_pass(function, x)
+        out = function(*x)
+        return lambda: torch.autograd.grad(out, x, weights, retain_graph=True)
 
-    return backward
+    turns = itertools.cycle([gpu.recorded(lambda x=x: prepare(x)) for x in copies[:4]])
+    return lambda: next(turns)()
 
 
 def _peak_bytes(function, shape, dtype):

@@ -113,8 +113,8 @@ def _layer_row(device, width, sizes):
         difference = _distance(dense.kernel(sizes["L"]), exact)
     if not difference < 1e-2:
         raise AssertionError(f"powers of a dense matrix differ from S4 by {difference:.3g}")
-    runs = in_turns({name: _layer_pass(device, name, width, sizes["L"]) for name in _LAYERS},
-                    sizes["repeats"], clock=_clock(device))
+    runs = _in_turns(device, {name: _layer_pass(device, name, width, sizes["L"])
+                              for name in _LAYERS}, sizes["repeats"])
     row = {"width": width, "error_of_powers": difference}
     for name in _LAYERS:
         row[name] = {"seconds": summary(runs[name]),
@@ -222,9 +222,8 @@ def _sums_row(device, contenders, make, sizes):
         if not error < (1e-2 if name.endswith("64") else 1e-9):
             raise AssertionError(f"{name} is off by {error:.3g}")
         row[name] = {"error": error}
-    times = {kind: in_turns({name: lambda f=function, one=one: one(f)
-                             for name, function in contenders.items()},
-                            sizes["repeats"], clock=_clock(device))
+    times = {kind: _in_turns(device, {name: lambda f=function, one=one: one(f)
+                                      for name, function in contenders.items()}, sizes["repeats"])
              for kind, one in (("forward", forward), ("forward_and_backward", both))}
     for name in contenders:
         row[name] |= {
@@ -262,12 +261,12 @@ def _scaling(device, sizes):
     for against, cases in sweeps.items():
         for N, L in cases:
             layers = {name: make(sizes["channels"], N).to(device) for name, make in kernels.items()}
-            runs = in_turns({name: _no_grad(layer.kernel, L) for name, layer in layers.items()},
-                            sizes["repeats"], clock=_clock(device))
+            runs = _in_turns(device, {name: _no_grad(layer.kernel, L)
+                                      for name, layer in layers.items()}, sizes["repeats"])
             rows += [{"what": name, "against": against, "N": N, "L": L, "seconds": summary(times)}
                      for name, times in runs.items()]
     for N in STATE_SIZES:
-        runs = in_turns(_steps(device, N), 3 * sizes["repeats"], clock=_clock(device))
+        runs = _in_turns(device, _steps(device, N), 3 * sizes["repeats"])
         rows += [{"what": name, "against": "N", "N": N, "L": 1, "seconds": summary(times)}
                  for name, times in runs.items()]
     groups = itertools.groupby(sorted(rows, key=_curve), key=_curve)
@@ -344,8 +343,12 @@ def _accuracy():
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def _clock(device):
-    return gpu.clock if device == "cuda" else _processor_clock
+def _in_turns(device, functions, repeats):
+    """Seconds of every run: of a GPU's kernels, or those that the processor worked."""
+    if device != "cuda":
+        return in_turns(functions, repeats, clock=_processor_clock)
+    recorded = {name: gpu.recorded(lambda f=f: f) for name, f in functions.items()}
+    return in_turns(recorded, repeats, clock=gpu.clock)
 
 
 def _processor_clock(function):

@@ -3,6 +3,7 @@
 All take signals (B, L, 1) and give (B, outputs), or (B, L, outputs) where they do not pool.
 """
 
+import bisect
 import math
 
 import torch
@@ -26,14 +27,35 @@ def network(name, outputs, *, width, layers, dropout, pool, length):
 
     s4 = network("s4", outputs, width=width, layers=layers, dropout=dropout, pool=pool,
                  length=length)
-    wanted = parameters(s4)
-    with torch.random.fork_rng(devices=[]):  # the search draws numbers, too
-        best = min(range(8, 4 * width, 8), key=lambda w: abs(parameters(other(w)) - wanted))
-    return other(best)
+    return closest(other, range(8, 4 * width, 8), parameters(s4))
 
 
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
+
+
+def closest(make, sizes, wanted):
+    """The network among ``make(size)`` whose number of parameters is closest to the one wanted.
+
+    Sizes rise, and the number of parameters with them.
+    """
+
+    def count(size):
+        return parameters(make(size))
+
+    with torch.random.fork_rng(devices=[]):  # the search draws numbers, too
+        i = bisect.bisect_left(sizes, wanted, key=count)
+        best = min(sizes[max(i - 1, 0) : i + 1], key=lambda size: abs(count(size) - wanted))
+    return make(best)
+
+
+def open_lstm(inputs, width, layers, dropout=0.0):
+    """An LSTM whose gates that forget are open to begin with."""
+    lstm = nn.LSTM(inputs, width, num_layers=layers, dropout=dropout, batch_first=True)
+    for name, p in lstm.named_parameters():
+        if "bias_ih" in name:
+            nn.init.constant_(p[width : 2 * width], 1.0)
+    return lstm
 
 
 def random_s4(d_model, d_state=D_STATE, stretch=1.0, **options):
@@ -71,10 +93,7 @@ class LSTM(nn.Module):
 
     def __init__(self, outputs, width, layers, dropout, length):
         super().__init__()
-        self.lstm = nn.LSTM(1, width, num_layers=2, dropout=dropout, batch_first=True)
-        for name, p in self.lstm.named_parameters():
-            if "bias_ih" in name:  # gates that forget are open to begin with
-                nn.init.constant_(p[width : 2 * width], 1.0)
+        self.lstm = open_lstm(1, width, 2, dropout)
         self.decoder = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
     def forward(self, u, *, return_state=False):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from benchmarks import record
+from benchmarks import record, training
 from benchmarks.s4.tasks import TASKS, Drawing, _grey
 from benchmarks.s4.train import Settings
 
@@ -13,22 +13,7 @@ COUNT = 40  # digits, the first of the test images
 
 def collect(arguments):
     """Write all runs of a task, with their settings, curves and sizes, to one file a device."""
-    states = [torch.load(path, map_location="cpu", weights_only=True)
-              for path in sorted(arguments.folder.glob(f"{arguments.task}-*.pt"))]
-    if not states:
-        raise SystemExit(f"there is no {arguments.task}-*.pt in {arguments.folder}")
-    for device in sorted({state["place"]["device"] for state in states}):
-        here = [state for state in states if state["place"]["device"] == device]
-        place = here[-1]["place"]
-        results = {
-            "machine": place["machine"], "software": place["software"],
-            "setup": {"device": place["name"], "units": "seconds of training, bytes",
-                      "task": " ".join(TASKS[arguments.task].__doc__.split())},
-            "runs": [{**state["settings"], "log": state["log"],
-                      "parameters": sum(x.numel() for x in state["model"].values())}
-                     for state in here],
-        }
-        print(record.write(f"s4-{arguments.task}", results, device))
+    training.collect("s4", arguments.task, TASKS[arguments.task].__doc__, arguments.folder)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ssm_core._checks import as_choice, as_int, as_positive
 from ssm_core._tensors import check_boundaries, check_device, check_packed
+from ssm_core.mamba import _operators
 from ssm_core.mamba._arguments import check_tensor
 from ssm_core.scan import selective_scan_fn, selective_state_update
 
@@ -63,7 +64,7 @@ class Mamba(nn.Module):
         dt_init_floor (float): no Δ starts below it.
         conv_bias, bias (bool): biases of the convolution, and of ``in_proj`` and ``out_proj``.
         use_fast_path, layer_idx: accepted, so that code written for the package of the paper's
-            authors runs unchanged; there is one path, and caches are passed explicitly.
+            authors runs unchanged; what is fastest runs by itself, and caches are arguments.
         device, dtype: of the parameters.
 
     Raises:
@@ -157,12 +158,11 @@ class Mamba(nn.Module):
             if L == 1 and cu_seqlens is None and not torch.is_grad_enabled():
                 return self.step(hidden_states, conv_state, ssm_state)[0]
 
-        x, z = _channels_first(self.in_proj, hidden_states).chunk(2, dim=1)  # (b, d_inner, L)
+        x, z = self._project(hidden_states)  # (b, d_inner, L)
         x, window = self._convolve(x, conv_state, cu_seqlens)
-        # An expanded weight costs no memory, and these products leave time contiguous.
-        selection = torch.bmm(self.x_proj.weight.expand(b, -1, -1), x)  # (b, rank + 2 n, L)
+        selection = _mix_channels(self.x_proj.weight, x)  # (b, rank + 2 n, L)
         dt, B, C = selection.split([self.dt_rank, self.d_state, self.d_state], dim=1)
-        dt = torch.bmm(self.dt_proj.weight.expand(b, -1, -1), dt)  # (b, d_inner, L)
+        dt = _mix_channels(self.dt_proj.weight, dt)  # (b, d_inner, L)
         y, last_state = selective_scan_fn(
             x, dt, -torch.exp(self.A_log), B, C, self.D, z, delta_bias=self.dt_proj.bias,
             delta_softplus=True, return_last_state=True,
@@ -192,16 +192,11 @@ class Mamba(nn.Module):
         self._check_dtype(hidden_states)
         self._check_cache((conv_state, ssm_state), hidden_states.shape[0])
         x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)  # (b, d_inner)
-        conv_state.copy_(torch.cat([conv_state[..., 1:], x[..., None].to(conv_state.dtype)], -1))
-        wide = self.A_log.dtype
-        u = (conv_state.to(wide) * self.conv1d.weight[:, 0].to(wide)).sum(-1)
-        if self.conv1d.bias is not None:
-            u = u + self.conv1d.bias
-        x = functional.silu(u).to(x.dtype)
+        x = self._convolve_one(x, conv_state)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = functional.linear(dt, self.dt_proj.weight)  # the bias is added in float32
-        y = selective_state_update(ssm_state, x, dt, -torch.exp(self.A_log), B, C, self.D, z,
-                                   dt_bias=self.dt_proj.bias, dt_softplus=True)
+        y = selective_state_update(ssm_state, x, dt, self.A_log, B, C, self.D, z,
+                                   dt_bias=self.dt_proj.bias, dt_softplus=True, A_is_log=True)
         return self.out_proj(y)[:, None], conv_state, ssm_state
 
     def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None):
@@ -222,6 +217,17 @@ class Mamba(nn.Module):
                 torch.zeros(b, self.d_inner, self.d_state, device=device,
                             dtype=dtype or self.A_log.dtype))
 
+    def _project(self, hidden_states):
+        """x and z, both (b, d_inner, L) with time contiguous."""
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        if hidden_states.shape[0] == 1 or not _operators.fuses(hidden_states):
+            return _channels_first(self.in_proj, hidden_states).chunk(2, dim=1)
+        # Two products leave each in one piece, as the scan reads z: it needs no copy.
+        both = [_mix_channels(half, hidden_states.mT) for half in weight.chunk(2)]
+        if bias is not None:
+            both = [y + half[:, None] for y, half in zip(both, bias.chunk(2))]
+        return both
+
     def _convolve(self, x, conv_state, cu_seqlens):
         """SiLU of the causal convolution of x (b, d_inner, L), and its last d_conv inputs.
 
@@ -230,6 +236,9 @@ class Mamba(nn.Module):
         """
         k, L = self.d_conv, x.shape[-1]
         if cu_seqlens is None:
+            if k <= _operators.MOST_TAPS and _operators.fuses(x):
+                weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+                return _operators.convolve(x, weight, bias, conv_state)
             if conv_state is None:
                 conv_state = x.new_zeros(*x.shape[:2], k)
             padded = torch.cat([conv_state.to(x.dtype), x], dim=-1)  # (b, d_inner, k + L)
@@ -249,6 +258,15 @@ class Mamba(nn.Module):
             padded = padded.index_copy(-1, (starts[:, None] + offsets).flatten(), before)
         window = padded[0][:, ends[:, None] - k + offsets].transpose(0, 1)
         return functional.silu(self._filter(padded)[..., where - k + 1]), window
+
+    def _convolve_one(self, x, conv_state):
+        """The same for one sample x (b, d_inner); conv_state moves on by one."""
+        if _operators.fuses(x):
+            weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+            return _operators.convolve_one(conv_state, x, weight, bias)
+        window = torch.cat([conv_state[..., 1:], x[..., None].to(conv_state.dtype)], dim=-1)
+        conv_state.copy_(window)
+        return functional.silu(self._filter(window.to(x.dtype))[..., 0])
 
     def _filter(self, padded):
         """One filter a channel over padded (b, d_inner, T): (b, d_inner, T - d_conv + 1)."""
@@ -314,3 +332,8 @@ def _channels_first(linear, x):
     if linear.bias is not None:
         y = y + linear.bias[:, None]
     return y.view(y.shape[0], b, L).transpose(0, 1)
+
+
+def _mix_channels(weight, x):
+    """A linear map of x (b, in, L) to (b, out, L), contiguous. An expanded weight costs no memory."""
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ssm_core._checks import as_choice, as_int, as_positive
 from ssm_core._tensors import check_boundaries, check_device, check_packed
-from ssm_core.mamba import checkpoint, generation
+from ssm_core.mamba import _operators, checkpoint, generation
 from ssm_core.mamba._arguments import check_token_range, check_tokens
 from ssm_core.mamba.block import Mamba
 
@@ -292,6 +292,8 @@ class Backbone(nn.Module):
         residual = self.embedding(input_ids)  # (b, L, d_model)
         if self.residual_in_fp32:
             residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
+        if self._may_join(residual):
+            return self._joined(residual, cache, cu_seqlens)
         recomputed = recomputed and cache is None and torch.is_grad_enabled()
         for i, layer in enumerate(self.layers):
             state = None if cache is None else cache[i]
@@ -300,6 +302,23 @@ class Backbone(nn.Module):
             else:
                 residual = layer(residual, state, cu_seqlens)
         return self.norm_f(residual)
+
+    def _may_join(self, residual):
+        """Whether sums may be joined with the norms after them: not where a hook watches either."""
+        if not _fuses(residual) or not isinstance(self.norm_f, RMSNorm):
+            return False
+        watched = [self.norm_f, *(m for layer in self.layers for m in (layer, layer.norm))]
+        return not any(m._forward_hooks or m._forward_pre_hooks for m in watched)
+
+    def _joined(self, residual, cache, cu_seqlens):
+        """All blocks and the last norm, with one pass over the stream from a block to the next."""
+        hidden = self.layers[0].norm(residual)
+        norms = [*(layer.norm for layer in self.layers[1:]), self.norm_f]
+        for i, (layer, norm) in enumerate(zip(self.layers, norms)):
+            state = None if cache is None else cache[i]
+            added = layer.mixer(hidden, state, cu_seqlens=cu_seqlens)
+            residual, hidden = _operators.add_norm(residual, added, norm.weight, norm.eps)
+        return hidden
 
 
 class Layer(nn.Module):
@@ -323,6 +342,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
 
     def forward(self, x):
+        if _fuses(x):
+            return _operators.add_norm(x, None, self.weight, self.eps)
         wide = torch.promote_types(x.dtype, torch.float32)
         weight = self.weight.to(wide)
         return functional.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(self.weight.dtype)
@@ -335,6 +356,11 @@ class LayerNorm(nn.LayerNorm):
         wide = torch.promote_types(x.dtype, torch.float32)
         return functional.layer_norm(x.to(wide), self.normalized_shape, self.weight.to(wide),
                                      self.bias.to(wide), self.eps).to(self.weight.dtype)
+
+
+def _fuses(x):
+    """Whether norms of x are kernels of ours; torch.compile makes its own of the lines above."""
+    return _operators.fuses(x) and not torch.compiler.is_compiling()
 
 
 def _norm(config, like):

@@ -75,13 +75,14 @@ def _sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
         from ssm_core.s4 import triton
 
         return triton.sums_backward(dout, a, b, poles, s)
+    dout = dout.resolve_conj()
     # With q = 1 / ((s - p)(s - p*)): dq/d(Re p) = 2 (s - Re p) q², dq/d(Im p) = -2 (Im p) q². So
     # sums over points of dout* times s^m q and s^m q² are all there is to know.
     H, K, n = a.shape
     with_q = a.new_zeros(H, 2 * K, n)
     with_q2 = a.new_zeros(H, 3 * K, n)
     for block in _blocks(poles, s):
-        q, points = _quotients(poles, s[block]), s[block].conj()
+        q, points = _quotients(poles, s[block]), s[block].conj_physical()
         g0 = dout[..., block]
         g = torch.cat([g0, g0 * points, g0 * points**2], dim=1)  # (H, 3K, points)
         with_q += _inner(g[:, : 2 * K], q)

@@ -99,7 +99,7 @@ class Diagonal:
     def __post_init__(self):
         x = self.Lambda * self.dt[:, None]  # (H, n)
         if self.method == "zoh":
-            self._log_decay, hold = x, _expm1(x) / self.Lambda
+            self._log_decay, hold = x, torch.expm1(x) / self.Lambda
         else:
             self._log_decay, hold = torch.log((1 + x / 2) / (1 - x / 2)), self.dt[:, None] / (1 - x / 2)
         self._decay = torch.exp(self._log_decay)  # of one step
@@ -128,8 +128,8 @@ class Diagonal:
         """
         L = u.shape[-1]
         T, pieces = _tiling(L)
-        within = self._powers(torch.arange(T - 1, -1, -1)) * self._input[..., None]  # (H, n, T)
-        across = self._powers(T * torch.arange(pieces - 1, -1, -1))  # (H, n, pieces)
+        within = self._powers(range(T - 1, -1, -1)) * self._input[..., None]  # (H, n, T)
+        across = self._powers(range(T * (pieces - 1), -1, -T))  # (H, n, pieces)
         # Zeros in front leave a zero state as it is, and make the pieces whole.
         u = torch.nn.functional.pad(u, (T * pieces - L, 0)).unflatten(-1, (pieces, T))
         ends = torch.einsum("hnt,bhit->bhni", within, u.to(within.dtype))
@@ -147,25 +147,20 @@ class Diagonal:
         √L small ones, so that the sum over modes is a product of two small matrices.
         """
         T, pieces = _tiling(L)
-        within = self._powers(torch.arange(T))  # (H, n, T)
-        across = weights[..., None] * self._powers(T * torch.arange(pieces))  # (..., H, n, pieces)
+        within = self._powers(range(T))  # (H, n, T)
+        across = weights[..., None] * self._powers(range(0, T * pieces, T))  # (..., H, n, pieces)
         left = torch.cat([across.real, -across.imag], dim=-2).mT
         right = torch.cat([within.real, within.imag], dim=-2)
         return 2 * (left @ right).flatten(-2)[..., :L]
 
-    def _powers(self, k):
-        """The factors of k (K,) steps, (H, n, K)."""
-        return torch.exp(self._log_decay[..., None] * k.to(self.dt.device))
+    def _powers(self, steps):
+        """The factors of so many steps, for each number of a range, (H, n, len(steps))."""
+        k = torch.arange(steps.start, steps.stop, steps.step, dtype=self.dt.dtype,
+                         device=self.dt.device)
+        return torch.exp(self._log_decay[..., None] * k)
 
 
 def _tiling(L):
     """T near the root of L, and how many pieces of T cover L."""
     T = 1 << math.ceil(math.log2(L) / 2)
     return T, -(-L // T)
-
-
-def _expm1(x):
-    """exp(x) - 1 for complex x, with every digit near 0."""
-    a, b = x.real, x.imag
-    return torch.complex(
-        torch.expm1(a) * torch.cos(b) - 2 * torch.sin(b / 2) ** 2, torch.exp(a) * torch.sin(b))

@@ -22,14 +22,9 @@ import torch
 
 from ssm_core._checks import as_choice
 from ssm_core.hippo import transition
-from ssm_core.s4.cauchy import cauchy_sums
+from ssm_core.s4.generating import kernel_from_sums
 
 __all__ = ["DPLR", "dplr"]
-
-# The kernel is read off its generating function on a circle of radius r < 1. There the samples
-# that come after the 2L in view add r^(2L) times their size, and rounding errors grow by r^(-L).
-# The two are equal where r^(2L) is the machine precision to the power 2/3.
-_ALIASING = np.finfo(np.float64).eps ** (2 / 3)
 
 
 def dplr(measure, N, **measure_args):
@@ -160,13 +155,20 @@ class DPLR:
     dt: torch.Tensor
 
     def __post_init__(self):
-        # The solve with I - dt/2 A: its diagonal part, and P spread by it.
-        self._half = 1 / (1 - self.Lambda * (self.dt / 2)[:, None])  # (H, N/2)
-        scaled = self.P * self._half[:, None]  # (H, r, N/2)
-        small = 2 * torch.einsum("hrn,hsn->hrs", self.P.conj(), scaled).real  # P* half P
-        small = small + torch.diag_embed((2 / self.dt)[:, None].expand(small.shape[:2]))
-        inverse = torch.linalg.inv_ex(small).inverse.to(scaled.dtype)  # small never is singular
-        self._spread = torch.einsum("hsr,hsn->hrn", inverse, scaled)
+        self._solvers = {}  # with gradients and without
+
+    def _solver(self):
+        """The solve with I - dt/2 A: its diagonal part, and P spread by it. Kernels need none."""
+        solver = self._solvers.get(torch.is_grad_enabled())
+        if solver is None:
+            half = 1 / (1 - self.Lambda * (self.dt / 2)[:, None])  # (H, N/2)
+            scaled = self.P * half[:, None]  # (H, r, N/2)
+            small = 2 * torch.einsum("hrn,hsn->hrs", self.P.conj(), scaled).real  # P* half P
+            small = small + torch.diag_embed((2 / self.dt)[:, None].expand(small.shape[:2]))
+            inverse = torch.linalg.inv_ex(small).inverse.to(scaled.dtype)  # small never is singular
+            solver = half, torch.einsum("hsr,hsn->hrn", inverse, scaled)
+            self._solvers[torch.is_grad_enabled()] = solver
+        return solver
 
     def kernel(self, L):
         r"""Convolution kernels :math:`K_j = C \bar A^j \bar B`, float64 (outputs, H, L).
@@ -175,33 +177,16 @@ class DPLR:
         (eq-s4-kernel). It is evaluated at 2L points of the circle of radius r < 1, and an inverse
         FFT gives :math:`r^j K_j` (eq-s4-circle). Time O(N L), memory O(N + L), for each system.
 
-        Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle. Source: as the class; the circle is
-        that of Abate and Whitt, "Numerical inversion of probability generating functions" (1992).
+        Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle. Source: as the class.
         """
-        points = 2 * L
-        radius = math.exp(math.log(_ALIASING) / points)
-        steps = torch.arange(L, dtype=torch.float64, device=self.dt.device)
-        angles = torch.arange(L + 1, dtype=torch.float64, device=self.dt.device) * (math.pi / L)
-        z = torch.polar(torch.full_like(angles, radius), -angles)  # the other half is conjugate
-        K = torch.fft.irfft(self._generating_function(z), points)[..., :L]
-        return K * radius**-steps
-
-    def _generating_function(self, z):
-        """Sum over j of K_j z^j at points z (F,): complex128 (outputs, H, F)."""
-        s = 2 * (1 - z) / (1 + z)
         poles = self.Lambda * self.dt[:, None]
         # Rows P* and C, columns P and B: all the sums that Woodbury's identity asks for. A term w
         # and its conjugate are (2 Re(w) s - 2 Re(w p*)) / ((s - p)(s - p*)).
         rows = torch.cat([self.P.conj(), self.C.transpose(0, 1)], dim=1)
-        columns = torch.cat([self.P, self.B[:, None]], dim=1)
-        weights = (rows[:, :, None] * columns[:, None]).flatten(1, 2) * self.dt[:, None, None]
-        sums = cauchy_sums(2 * weights.real, -2 * (weights * poles.conj()[:, None]).real, poles, s)
-        sums = sums.unflatten(1, (rows.shape[1], -1))
-        # Woodbury is Gaussian elimination of P: what is left is C (g - A)^-1 B.
-        for i in range(self.P.shape[1]):
-            pivot = 1 + sums[:, i, i]  # its real part is at least 1
-            sums = sums - sums[:, :, i, None] * (sums[:, i] / pivot[:, None])[:, None]
-        return (sums[:, self.P.shape[1] :, -1] * (2 / (1 + z))).transpose(0, 1)
+        columns = torch.cat([self.P, self.B[:, None]], dim=1) * (2 * self.dt[:, None, None])
+        weights = (rows[:, :, None] * columns[:, None]).flatten(1, 2)
+        a, b = weights.real, -(weights * poles.conj()[:, None]).real
+        return kernel_from_sums(a, b, poles, L, self.P.shape[1])
 
     def step(self, x, u):
         r"""The state after one more sample: x (..., H, N/2) and u (..., H) to x.
@@ -209,9 +194,10 @@ class DPLR:
         With :math:`\bar A = -I + 2 (I - \tfrac{\Delta}{2} A)^{-1}` one Woodbury solve does it, in
         O(N) (eq-s4-step).
         """
-        pushed = self._half * (2 * x + self.dt[:, None] * self.B * u[..., None])  # as if P were 0
+        half, spread = self._solver()
+        pushed = half * (2 * x + self.dt[:, None] * self.B * u[..., None])  # as if P were 0
         seen = 2 * torch.einsum("hrn,...hn->...hr", self.P.conj(), pushed).real
-        return pushed - torch.einsum("hrn,...hr->...hn", self._spread, seen.to(x.dtype)) - x
+        return pushed - torch.einsum("hrn,...hr->...hn", spread, seen.to(x.dtype)) - x
 
     def output(self, x):
         """What the state x (..., H, N/2) shows: 2 Re(C x), (outputs, ..., H)."""

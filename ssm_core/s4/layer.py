@@ -18,6 +18,7 @@ from torch import nn
 
 from ssm_core._checks import as_choice, as_int, as_positive
 from ssm_core._tensors import check_kind, check_shape, dtype_name
+from ssm_core.s4.convolution import convolve
 from ssm_core.s4.diagonal import Diagonal, s4d_modes
 from ssm_core.s4.dplr import DPLR, dplr
 
@@ -55,7 +56,7 @@ class _Layer(nn.Module):
 
     def _for_all(self, x):
         """A parameter that begins as x in every channel."""
-        return nn.Parameter(x.float().expand(self.d_model, *x.shape).clone())
+        return nn.Parameter(x.float().repeat(self.d_model, *[1] * x.ndim))
 
     def extra_repr(self):
         return f"d_model={self.d_model}, bidirectional={self.bidirectional}"
@@ -101,16 +102,15 @@ class _Layer(nn.Module):
             self._check_state(state, len(u))
         with torch.autocast(u.device.type, enabled=False):
             system = self._system()
-            signal = u.to(self.D.dtype).mT  # (B, d_model, L)
-            L = signal.shape[-1]
-            y = self._convolve(signal, system.kernel(L).to(signal.dtype)) + self.D[:, None] * signal
-            if state is not None:
-                y = y + system.response(state.to(system.B.dtype), L)[0].to(y.dtype)
-            if self.bidirectional or not return_state:
-                return y.mT.to(u.dtype), None
+            signal, L = u.to(self.D.dtype), u.shape[1]
+            y = convolve(signal, system.kernel(L).to(signal.dtype), self.D)
             before = None if state is None else state.to(system.B.dtype)
-            after = system.last_state(signal.double(), before)
-        return y.mT.to(u.dtype), after.to(self._state_dtype())
+            if before is not None:
+                y = y + system.response(before, L)[0].mT.to(y.dtype)
+            if self.bidirectional or not return_state:
+                return y.to(u.dtype), None
+            after = system.last_state(signal.mT.double(), before)
+        return y.to(u.dtype), after.to(self._state_dtype())
 
     def kernel(self, L):
         """The convolution kernels, without D: (d_model, L), or (2, d_model, L) if bidirectional.
@@ -121,14 +121,6 @@ class _Layer(nn.Module):
         K = self._system().kernel(as_int(L, "L")).to(self.D.dtype)
         return K if self.bidirectional else K[0]
 
-    def _convolve(self, u, K):
-        """Signals u (B, d_model, L) with kernels K (1 or 2, d_model, L), padded to twice L."""
-        L = u.shape[-1]
-        past = nn.functional.pad(K[0], (0, L))
-        if self.bidirectional:  # on a circle of 2L samples, the future lies at the end
-            past = past + nn.functional.pad(K[1, :, 1:].flip(-1), (L + 1, 0))
-        return torch.fft.irfft(torch.fft.rfft(u, 2 * L) * torch.fft.rfft(past), 2 * L)[..., :L]
-
     # --- as a recurrence ---
 
     def setup_step(self):
@@ -138,7 +130,9 @@ class _Layer(nn.Module):
         """
         versions = [p._version for p in self.parameters()]
         with torch.no_grad():
-            self._stepping = versions, self._system()
+            system = self._system()
+            system.step(torch.zeros_like(system.B), torch.zeros_like(system.dt))  # what steps share
+            self._stepping = versions, system
 
     @torch.no_grad()
     def step(self, u, state):

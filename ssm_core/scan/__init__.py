@@ -25,7 +25,7 @@ input, else float32)::
         -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state)
         # each like its argument (shape and dtype), contiguous; None where the argument is None.
         # dout or dlast_state is None where nothing flows back (never both)
-    state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log)
         -> y (b, d) in x's dtype; state (b or slots, d, n) changes in place; B, C (b, g, n)
 
 All outputs are new contiguous tensors, none a view of an argument.
@@ -120,7 +120,7 @@ def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_
 
 
 def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False,
-                           state_batch_indices=None):
+                           state_batch_indices=None, *, A_is_log=False):
     r"""Take one step of the selective scan: change the state in place, return the output.
 
     The recurrence of :func:`selective_scan_fn` for one sample: stepping through a sequence gives
@@ -139,6 +139,8 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
         dt_softplus (bool): send dt through softplus.
         state_batch_indices (int32): which state of the pool each row of x belongs to (b,), each at
             most once. A negative index marks padding: nothing is read or written, the output is 0.
+        A_is_log (bool): A holds log(−A), as a Mamba block keeps it. Its exponential is taken where
+            A is used, which on a GPU saves the launches that would make −exp(A) before each step.
 
     Returns:
         y (b, d) in x's dtype. It is computed in float32 (float64 for float64) whatever the dtype
@@ -162,7 +164,8 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
         >>> y
         tensor([[1.7500]])
     """
-    B, C = check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    B, C = check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
+                      A_is_log)
     backend = "triton" if pick_backend("auto", x) == "triton" else "reference"
     return _operators.step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
-                           backend)
+                           backend, A_is_log)

@@ -65,9 +65,10 @@ def check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_
     return B, C, initial_state
 
 
-def check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices):
+def check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log):
     """Return B and C as (b, g, n), or raise."""
     _check_bool(dt_softplus, "dt_softplus")
+    _check_bool(A_is_log, "A_is_log")
     _check_tensor(x, "x")
     check_shape(x, "x", ("b", "d"), (None, None))
     _check_tensor(A, "A")

@@ -120,13 +120,14 @@ _scan_backward.register_autograd(_refuse)
 @torch.library.custom_op("ssm_core::selective_state_update", mutates_args=("state",))
 def _step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: MaybeTensor,
           z: MaybeTensor, dt_bias: MaybeTensor, dt_softplus: bool,
-          state_batch_indices: MaybeTensor, backend: str) -> Tensor:
+          state_batch_indices: MaybeTensor, backend: str, A_is_log: bool = False) -> Tensor:
     if state_batch_indices is not None and backend == "reference":
         check_slots(state_batch_indices, state.shape[0])
     return _module(backend).state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus,
-                                         state_batch_indices)
+                                         state_batch_indices, A_is_log)
 
 
 @_step.register_fake
-def _(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend):
+def _(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
+      A_is_log=False):
     return x.new_empty(x.shape)

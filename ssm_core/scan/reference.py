@@ -78,8 +78,10 @@ def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_
     return out.to(u.dtype), torch.cat(last)
 
 
-def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices):
+def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log):
     """One step in place; a row whose index is negative is left out."""
+    if A_is_log:
+        A = -torch.exp(A)
     dtype = state_dtype(x)
     rows = slots = slice(None)
     if state_batch_indices is not None:

@@ -36,6 +36,7 @@ import triton.language as tl
 CHUNK = 64  # steps between two saved states
 STEPS = 8  # steps that a thread takes at once
 RESIDENT = 12, 8  # warps of the forward and of the backward kernel that a processor holds at once
+_SIZES = ("d", "groups", "L", "spans", "span", "slots", "batch")  # no kernel anew for a 1 or a 16
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 
@@ -107,7 +108,8 @@ def _span(i_row, i_span, p_cu, L, span, PACKED: tl.constexpr, CHUNK: tl.constexp
         begin = tl.load(p_cu + i_row).to(tl.int64)
         end = tl.load(p_cu + i_row + 1).to(tl.int64)
         return begin, (end - begin).to(tl.int32), i_row * 0, begin // CHUNK + i_row
-    start = i_span * (span // CHUNK * CHUNK)  # a multiple of CHUNK that the compiler can see
+    span = span // CHUNK * CHUNK  # so that the compiler can see it
+    start = i_span * span
     steps = tl.minimum(span, L - start).to(tl.int32)
     return start, steps, i_row, i_row * tl.cdiv(L, CHUNK) + start // CHUNK
 
@@ -254,7 +256,7 @@ def _decays(p_A, o_a, o_n, d_known, N: tl.constexpr, M: tl.constexpr):
 # --- forward -------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _scan(p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_out, p_last, p_saved, p_cu, d,
           groups, L, spans, span, SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr,
           C_CONST: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr, CHUNK: tl.constexpr,
@@ -302,7 +304,9 @@ def _scan(p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_out, p_last,
         next_z = _load(p_z + o_row, here, FULL)
     if p_D is not None:
         b_D = tl.load(p_D + o_d, mask=known, other=0.0)[:, None]
-    for t in range(0, steps, 8):
+    # Two tiles a turn save moving what was loaded ahead; for more states compiling takes too long.
+    UNROLL: tl.constexpr = 2 if FULL and M <= 8 else 1
+    for t in tl.range(0, steps, 8, loop_unroll_factor=UNROLL):
         if p_saved is not None:
             if t % CHUNK == 0:
                 o_chunk = (i_chunk + t // CHUNK) * d * N
@@ -349,7 +353,7 @@ def _scan(p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_out, p_last,
         _store_states(p_last + i_row * d * N, o_x, o_n, known_x, b_x, N, M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _edge(p_signal, p_z, p_delta, p_A, p_W, p_bias, p_edge, p_sum, d, groups, L, spans, span,
           ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, CONST: tl.constexpr, FULL: tl.constexpr,
           CHUNK: tl.constexpr, N: tl.constexpr, M: tl.constexpr, G: tl.constexpr,
@@ -427,7 +431,7 @@ def _edge(p_signal, p_z, p_delta, p_A, p_W, p_bias, p_edge, p_sum, d, groups, L,
     tl.store(p_sum + o_span * d + o_x // N, b_sum, mask=known_x & (o_n == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _carry(p_first, p_x, p_sum, p_A, d, spans, N: tl.constexpr, REVERSE: tl.constexpr,
            BLOCK: tl.constexpr):
     """Turn what each span adds (rows, spans, d, n) into what enters each span, in place."""
@@ -508,12 +512,12 @@ def _sum_to_all(x, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def _store_weights(p, columns, o_slot, o_c, o_n, t, end, L, N: tl.constexpr, M: tl.constexpr,
-                   G: tl.constexpr, D: tl.constexpr, HALVINGS: tl.constexpr, FULL: tl.constexpr):
-    """Columns of M states times eight steps, summed over channels, into this program's slot.
+def _store_weights(p, columns, o_c, o_n, M: tl.constexpr, G: tl.constexpr, D: tl.constexpr,
+                   WARPS: tl.constexpr, HALVINGS: tl.constexpr, CHUNK: tl.constexpr):
+    """Columns of M states times eight steps, summed over the channels of each warp, to (n, CHUNK).
 
     Two lanes that add two blocks need not both know both sums: each goes on with one of them, and
-    what is left to add is halved.
+    what is left to add is halved. Nothing is added across warps here, since that takes barriers.
     """
     x = ()
     for i in tl.static_range(0, 8 * M, 4):
@@ -528,24 +532,35 @@ def _store_weights(p, columns, o_slot, o_c, o_n, t, end, L, N: tl.constexpr, M: 
             half = half + (tl.where(odd[:, None], high, low),)
         first += tl.where(odd, M >> j, 0)
         x = half
+    alike: tl.constexpr = (D >> HALVINGS) // WARPS  # lanes of a warp that hold shares of one sum
+    here = (o_c % (D // WARPS) < (1 << HALVINGS))[:, None]
+    o_warp = o_c // (D // WARPS) * (G * M * CHUNK)
     for i in tl.static_range(2 * M >> HALVINGS):
-        block = _sum_to_all(x[i], 1, D >> HALVINGS, G << HALVINGS)
-        m, o_t = (first + i) // 2, t + (first + i) % 2 * 4
-        o_t = o_t[:, None] + tl.arange(0, 4)[None, :]
-        here = (o_c < (1 << HALVINGS))[:, None]
-        if not FULL:
-            here = here & (o_n + m < N)[:, None] & (o_t < end)
-        tl.store(p + (o_slot + m * L)[:, None] + o_t, block, mask=here)
+        block = x[i] if alike == 1 else _sum_to_all(x[i], WARPS, alike, G << HALVINGS)
+        o = o_warp + (o_n + (first + i) // 2) * CHUNK + (first + i) % 2 * 4
+        tl.store(p + (o[:, None] + tl.arange(0, 4)[None, :]), block, mask=here)
 
 
 @triton.jit
+def _total(p, p_total, end, L, N: tl.constexpr, NP: tl.constexpr, ROWS: tl.constexpr,
+           WARPS: tl.constexpr, CHUNK: tl.constexpr):
+    """Add what the warps have of (n, CHUNK)."""
+    for row in tl.static_range(0, NP, ROWS):
+        o_n, o_t = row + tl.arange(0, ROWS)[:, None], tl.arange(0, CHUNK)[None, :]
+        total = tl.zeros([ROWS, CHUNK], tl.float32)
+        for i in tl.static_range(WARPS):
+            total += tl.load(p + (i * NP + o_n) * CHUNK + o_t)
+        tl.store(p_total + o_n.to(tl.int64) * L + o_t, total, mask=(o_n < N) & (o_t < end))
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_du,
                    p_ddelta, p_dA, p_dB, p_dC, p_dD, p_dz, p_dbias, p_dfirst, p_work, p_cu, d,
                    groups, L, spans, span, slots, batch, SOFTPLUS: tl.constexpr,
                    B_CONST: tl.constexpr, C_CONST: tl.constexpr, PACKED: tl.constexpr,
                    FULL: tl.constexpr, CHUNK: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
-                   G: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr, PIECE: tl.constexpr,
-                   HALVINGS: tl.constexpr):
+                   G: tl.constexpr, D: tl.constexpr, WARPS: tl.constexpr, WORK: tl.constexpr,
+                   PIECE: tl.constexpr, HALVINGS: tl.constexpr):
     """Some blocks of channels over one span of time, backwards (eq-selective-scan-backward).
 
     Chunk by chunk: what concerns each sample on its own; the states before each eight steps; then
@@ -577,16 +592,23 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
     AT_DA: tl.constexpr = AT_K + LANES
     AT_DB: tl.constexpr = AT_DA + LANES
     AT_DC: tl.constexpr = AT_DB + (LANES if B_CONST else 0)
-    p_work += tl.program_id(0).to(tl.int64) * (tl.cdiv(blocks, slots) * WORK)
+    # Behind the blocks, the sums of dB and dC over the channels of each warp.
+    SHARE: tl.constexpr = WARPS * G * M * CHUNK
+    AT_C: tl.constexpr = 0 if B_CONST else SHARE
+    ROWS: tl.constexpr = min(G * M, max(1, 4 * P // CHUNK))
+    size = tl.cdiv(blocks, slots) * WORK
+    p_work += tl.program_id(0).to(tl.int64) * (size + ((not B_CONST) + (not C_CONST)) * SHARE)
+    p_shared = p_work + size
     o_D, o_p = tl.arange(0, D), tl.arange(0, P)
     o_lane, o_c, o_n = o_p * M, o_p // G, o_p % G * M
-    o_four = o_c[:, None] * CHUNK + tl.arange(0, 4)[None, :]
+    # Samples lie as (tile, channel, step): what a warp reads for eight steps is in few lines.
+    o_four = o_c[:, None] * 8 + tl.arange(0, 4)[None, :]
     o_s = tl.arange(0, PIECE)[None, :]
-    o_piece = o_D[:, None] * CHUNK + o_s
+    o_piece = o_s // 8 * (D * 8) + o_D[:, None] * 8 + o_s % 8
     first = (o_n == 0)[:, None]
     o_w = ((i_b * groups + i_g) * N + o_n.to(tl.int64)) * L + start
     # Into the slots (slots, batch, groups, n, L).
-    o_slot = (((i_slot * batch + i_b) * groups + i_g) * N + o_n.to(tl.int64)) * L + start
+    o_slot = ((i_slot * batch + i_b) * groups + i_g) * N * L + start
     if not B_CONST:
         p_lane_B = _lane_pointers(p_B, o_w, False, FULL)
     if not C_CONST:
@@ -633,7 +655,7 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                 b_delta = _load(p_delta + o_row, here, False)
                 b_dt = _step_sizes(b_delta, b_bias, here, SOFTPLUS, False)[0]
                 b_dy = _gate(p_dout, p_z, o_row, here, False)[0]
-                p = p_block + s - begin
+                p = p_block + (s - begin) * D
                 tl.store(p + o_piece, b_dt)
                 tl.store(p + D * CHUNK + o_piece, b_dt * b_u)
                 tl.store(p + 2 * D * CHUNK + o_piece, b_dy)
@@ -652,8 +674,9 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
             _keep(p_block + AT_X, o_lane, b_x, M)
             for i_tile in range(1, tiles):
                 t = begin + i_tile * 8 - 8
-                dt = _kept_steps(p_block + t - begin, o_four)
-                du = _kept_steps(p_block + D * CHUNK + t - begin, o_four)
+                p_steps = p_block + (i_tile - 1) * (D * 8)
+                dt = _kept_steps(p_steps, o_four)
+                du = _kept_steps(p_steps + D * CHUNK, o_four)
                 b_B = _weights(p_lane_B, o_n, t, end, L, N, M, B_CONST, FULL)
                 new_x = ()
                 for m in tl.static_range(M):
@@ -691,7 +714,7 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                 b_A, b_k = _kept(p_block + AT_A, o_lane, M), _kept(p_block + AT_K, o_lane, M)
                 b_dA = _kept(p_block + AT_DA, o_lane, M)
                 b_x = _kept(p_block + AT_X + i_tile * LANES, o_lane, M)
-                p_steps = p_block + i_tile * 8
+                p_steps = p_block + i_tile * (D * 8)
                 dt = _kept_steps(p_steps, o_four)
                 du = _kept_steps(p_steps + D * CHUNK, o_four)
                 dy = _kept_steps(p_steps + 2 * D * CHUNK, o_four)
@@ -751,13 +774,17 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                     _keep_sums(p_steps + D * CHUNK, o_four, y, first, D, G)
                 _keep_sums(p_steps + 2 * D * CHUNK, o_four, sum_B, first, D, G)
                 p_block += WORK
+            p = p_shared + i_tile * 8
             if not B_CONST:
-                _store_weights(p_dB, all_B, o_slot, o_c, o_n, t, end, L, N, M, G, D,
-                               HALVINGS, FULL)
+                _store_weights(p, all_B, o_c, o_n, M, G, D, WARPS, HALVINGS, CHUNK)
             if not C_CONST:
-                _store_weights(p_dC, all_C, o_slot, o_c, o_n, t, end, L, N, M, G, D,
-                               HALVINGS, FULL)
+                _store_weights(p + AT_C, all_C, o_c, o_n, M, G, D, WARPS, HALVINGS, CHUNK)
         tl.debug_barrier()
+        if not B_CONST:
+            _total(p_shared, p_dB + o_slot + begin, end - begin, L, N, M * G, ROWS, WARPS, CHUNK)
+        if not C_CONST:
+            _total(p_shared + AT_C, p_dC + o_slot + begin, end - begin, L, N, M * G, ROWS, WARPS,
+                   CHUNK)
 
         # Each sample on its own.
         p_block = p_work
@@ -776,7 +803,7 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
                 b_delta = _load(p_delta + o_row, here, False)
                 b_dt, b_raw = _step_sizes(b_delta, b_bias, here, SOFTPLUS, False)
                 b_dy, b_z, b_dout = _gate(p_dout, p_z, o_row, here, False)
-                p = p_block + s - begin
+                p = p_block + (s - begin) * D
                 b_sum_A = tl.load(p + o_piece, mask=here, other=0.0)
                 b_sum_B = tl.load(p + 2 * D * CHUNK + o_piece, mask=here, other=0.0)
                 b_ddelta = b_u * b_sum_B + _LN2 * b_sum_A
@@ -819,9 +846,15 @@ def _scan_backward(p_dout, p_carry, p_saved, p_u, p_delta, p_A, p_B, p_C, p_D, p
 
 
 @triton.jit
-def _step(p_state, p_x, p_dt, p_A, p_B, p_C, p_D, p_z, p_bias, p_slots, p_y, s_slot, s_d, s_n, d,
-          groups, SOFTPLUS: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, D: tl.constexpr):
-    """One step for a block of channels of one row of the batch (eq-selective-scan)."""
+def _step(p_state, p_x, p_dt, p_A, p_B, p_C, p_D, p_z, p_bias, p_slots, p_y, s_slot, s_d, s_n, s_x,
+          s_dt, s_B, s_C, s_z, d, groups, SOFTPLUS: tl.constexpr, A_IS_LOG: tl.constexpr,
+          N: tl.constexpr, NP: tl.constexpr, D: tl.constexpr):
+    """One step for a block of channels of one row of the batch (eq-selective-scan).
+
+    Rows of x, Δ, B, C and z may lie apart (``s_`` is the distance of two), since they are slices of
+    what a projection gives. All loads stand before the first use of one, since a step is mostly
+    waiting: they wait together.
+    """
     blocks = tl.cdiv(d, D)
     i_b = (tl.program_id(0) // blocks).to(tl.int64)
     o_d = (tl.program_id(0) % blocks) * D + tl.arange(0, D)
@@ -834,22 +867,27 @@ def _step(p_state, p_x, p_dt, p_A, p_B, p_C, p_D, p_z, p_bias, p_slots, p_y, s_s
     used = o_d * 0 + slot >= 0  # a negative slot is padding
     o_x = slot * s_slot + o_d.to(tl.int64)[:, None] * s_d + o_n.to(tl.int64)[None, :] * s_n
     b_state = tl.load(p_state + o_x, mask=here & used[:, None], other=0.0).to(tl.float32)
-    b_x = tl.load(p_x + i_b * d + o_d, mask=known, other=0.0).to(tl.float32)
-    b_dt = tl.load(p_dt + i_b * d + o_d, mask=known, other=0.0).to(tl.float32)
+    o_w = (o_d // (d // groups))[:, None] * N + o_n[None, :]
+    b_B = tl.load(p_B + i_b * s_B + o_w, mask=here, other=0.0).to(tl.float32)
+    b_C = tl.load(p_C + i_b * s_C + o_w, mask=here, other=0.0).to(tl.float32)
+    b_A = tl.load(p_A + o_d[:, None] * N + o_n[None, :], mask=here, other=0.0)
+    b_x = tl.load(p_x + i_b * s_x + o_d, mask=known, other=0.0).to(tl.float32)
+    b_dt = tl.load(p_dt + i_b * s_dt + o_d, mask=known, other=0.0).to(tl.float32)
+    b_bias, b_D = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
     if p_bias is not None:
-        b_dt += tl.load(p_bias + o_d, mask=known, other=0.0)
+        b_bias = tl.load(p_bias + o_d, mask=known, other=0.0)
+    if p_D is not None:
+        b_D = tl.load(p_D + o_d, mask=known, other=0.0)
+    if p_z is not None:
+        b_z = tl.load(p_z + i_b * s_z + o_d, mask=known, other=0.0).to(tl.float32)
+    b_dt += b_bias
     if SOFTPLUS:
         b_dt = _softplus(b_dt)
-    b_A = tl.load(p_A + o_d[:, None] * N + o_n[None, :], mask=here, other=0.0) * _LOG2E
-    o_w = (i_b * groups + o_d // (d // groups))[:, None] * N + o_n[None, :]
-    b_B = tl.load(p_B + o_w, mask=here, other=0.0).to(tl.float32)
-    b_C = tl.load(p_C + o_w, mask=here, other=0.0).to(tl.float32)
-    b_state = tl.exp2(b_dt[:, None] * b_A) * b_state + (b_dt * b_x)[:, None] * b_B
-    b_y = tl.sum(b_state * b_C, axis=1)
-    if p_D is not None:
-        b_y += tl.load(p_D + o_d, mask=known, other=0.0) * b_x
+    if A_IS_LOG:
+        b_A = tl.where(here, -tl.exp2(b_A * _LOG2E), 0.0)
+    b_state = tl.exp2(b_dt[:, None] * (b_A * _LOG2E)) * b_state + (b_dt * b_x)[:, None] * b_B
+    b_y = tl.sum(b_state * b_C, axis=1) + b_D * b_x
     if p_z is not None:
-        b_z = tl.load(p_z + i_b * d + o_d, mask=known, other=0.0).to(tl.float32)
         b_y *= b_z * _sigmoid(b_z)
     b_y = tl.where(used, b_y, 0.0)
     tl.store(p_state + o_x, b_state.to(p_state.dtype.element_ty), mask=here & used[:, None])
@@ -863,7 +901,7 @@ def saved_shape(u, A, cu_seqlens):
     """Shape of the chunk states: (chunks of all rows, d, n)."""
     b, d, L = u.shape
     if cu_seqlens is None:
-        return (b * ((L + CHUNK - 1) // CHUNK), d, A.shape[1])
+        return (b * _ceil(L, CHUNK), d, A.shape[1])
     return (L // CHUNK + cu_seqlens.shape[0] - 1, d, A.shape[1])
 
 
@@ -880,7 +918,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
                         device=u.device)
     groups = _groups(B, C)
     lanes = _lanes(n, d // groups, _states_ahead(n, B, C), warps=1)
-    blocks = groups * triton.cdiv(d // groups, lanes["D"])
+    blocks = groups * _ceil(d // groups, lanes["D"])
     spans, span = (1, L) if packed else _spans(L, rows * blocks / RESIDENT[0], u.device)
     flags = dict(SOFTPLUS=delta_softplus, CHUNK=CHUNK,
                  FULL=_full(d // groups, L, lanes, packed), **lanes)
@@ -909,7 +947,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     rows = cu_seqlens.shape[0] - 1 if packed else b
     groups = _groups(B, C)
     lanes = _lanes(n, d // groups, most=4, warps=8)
-    blocks = triton.cdiv(d // groups, lanes["D"])
+    blocks = _ceil(d // groups, lanes["D"])
     slots = _slots(B, C, n, blocks)
     warps = rows * groups * slots * lanes["num_warps"]
     spans, span = (1, L) if packed else _spans(L, warps / RESIDENT[1], u.device)
@@ -928,20 +966,23 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     dfirst = None if initial_state is None else new(rows, d, n)
     programs = rows * spans * groups * slots
     constant = (B.ndim == 2) + (C.ndim == 2)
-    size = lanes["D"] * (3 * CHUNK + (CHUNK // STEPS + 3 + constant) * lanes["G"] * lanes["M"])
-    work = new(programs, triton.cdiv(blocks, slots), size)
+    states = lanes["G"] * lanes["M"]
+    size = lanes["D"] * (3 * CHUNK + (CHUNK // STEPS + 3 + constant) * states)
+    sharing = lanes["D"] // max(1, 32 // lanes["G"])  # warps that have other channels
+    shares = (2 - constant) * sharing * states * CHUNK
+    work = new(programs, _ceil(blocks, slots) * size + shares)
     with _on(u.device):
         carry = dlast_state
         if spans > 1:
             few = _lanes(n, d // groups, _states_ahead(n, B, C), warps=1)
             carry = _carried(dlast_state, dout, z, delta, A, C, delta_bias, groups, spans, span,
-                             groups * triton.cdiv(d // groups, few["D"]), ADJOINT=True,
+                             groups * _ceil(d // groups, few["D"]), ADJOINT=True,
                              **flags | few)
         if programs:
             _scan_backward[(programs,)](
                 dout, carry, saved, u, delta, A, B, C, D, z, delta_bias, du, ddelta, dA, dB, dC, dD,
                 dz, dbias, dfirst, work, cu_seqlens, d, groups, L, spans, span, slots, b,
-                B_CONST=B.ndim == 2, C_CONST=C.ndim == 2, PACKED=packed, WORK=size,
+                B_CONST=B.ndim == 2, C_CONST=C.ndim == 2, PACKED=packed, WARPS=sharing, WORK=size,
                 PIECE=min(CHUNK, 16 * lanes["G"]),  # steps: 16 samples a thread
                 HALVINGS=(min(2 * lanes["M"], max(1, 32 // lanes["G"])) - 1).bit_length(), **flags)
     del work
@@ -953,20 +994,21 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
             total_of(dbias, delta_bias), dfirst)
 
 
-def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices):
+def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log):
     """One step in one launch, as ``ssm_core.scan`` describes it; the state may have any strides."""
-    x, dt, A, B, C, D, z, dt_bias, state_batch_indices = _aligned(
-        x, dt, A, B, C, D, z, dt_bias, state_batch_indices)
+    A, D, dt_bias, state_batch_indices = _aligned(A, D, dt_bias, state_batch_indices)
+    x, dt, B, C, z = (None if M is None else _packed_rows(M) for M in (x, dt, B, C, z))
     b, d = x.shape
     n = A.shape[1]
-    y = torch.empty_like(x)
-    padded = triton.next_power_of_2(n)
-    D_block = max(1, 512 // padded)
+    y = torch.empty(b, d, dtype=x.dtype, device=x.device)
+    padded = _power_of_two(n)
+    D_block = max(1, 512 // padded)  # four states a thread: what 16 bytes of float32 hold
     with _on(x.device):
         if b:
-            _step[(b * triton.cdiv(d, D_block),)](
-                state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices, y, *state.stride(), d,
-                B.shape[1], SOFTPLUS=dt_softplus, N=n, NP=padded, D=D_block, num_warps=2,
+            _step[(b * _ceil(d, D_block),)](
+                state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices, y, *state.stride(),
+                *(0 if M is None else M.stride(0) for M in (x, dt, B, C, z)), d, B.shape[1],
+                SOFTPLUS=dt_softplus, A_IS_LOG=A_is_log, N=n, NP=padded, D=D_block, num_warps=4,
                 enable_fp_fusion=True)
     return y
 
@@ -980,10 +1022,20 @@ def _carried(first, signal, z, delta, A, W, delta_bias, groups, spans, span, blo
     _edge[(rows * spans * blocks,)](
         signal, z, delta, A, W, delta_bias, edges, total, d, groups, L, spans, span,
         ADJOINT=ADJOINT, CONST=W.ndim == 2, **flags)
-    _carry[(rows * triton.cdiv(d * n, 128),)](
+    _carry[(rows * _ceil(d * n, 128),)](
         first, edges, total, A, d, spans, N=n, REVERSE=ADJOINT, BLOCK=128, num_warps=4,
         enable_fp_fusion=True)
     return edges
+
+
+def _ceil(a, b):
+    """a / b, rounded up; ``triton.cdiv`` outside a kernel takes ten times as long."""
+    return -(-a // b)
+
+
+def _power_of_two(n):
+    """The least power of two that is not below n."""
+    return 1 << (n - 1).bit_length()
 
 
 def _states_ahead(n, B, C):
@@ -991,16 +1043,17 @@ def _states_ahead(n, B, C):
     return (8 if n <= 32 else 16) // (2 if torch.float32 in (B.dtype, C.dtype) else 1)
 
 
+@functools.cache
 def _lanes(n, channels, most, warps):
     """M states a thread, G lanes a channel, D channels a program, and its warps, for n states.
 
     ``most`` states in a thread: unrolled code grows with it, and so does the time to compile. All
     threads have a channel of their own, or some of its states: nothing runs twice.
     """
-    M = min(triton.next_power_of_2(n), most)
-    G = triton.next_power_of_2(triton.cdiv(n, M))
+    M = min(_power_of_two(n), most)
+    G = _power_of_two(_ceil(n, M))
     fewest = max(1, G // 16)  # two channels
-    enough = triton.next_power_of_2(triton.cdiv(channels * G, 32))
+    enough = _power_of_two(_ceil(channels * G, 32))
     sizes = [size for size in (16, 8, 4, 2, 1) if fewest <= size <= max(fewest, min(warps, enough))]
     full = [size for size in sizes if channels % (32 * size // G) == 0]  # no block in part empty
     warps = (full or sizes)[0]
@@ -1015,8 +1068,8 @@ def _spans(L, filled, device):
     """
     spans = int(_processors(device) / filled) if filled else 1
     spans = max(1, min(spans, L // (2 * CHUNK)))
-    span = max(1, triton.cdiv(triton.cdiv(L, spans), CHUNK)) * CHUNK
-    return max(1, triton.cdiv(L, span)), span
+    span = max(1, _ceil(_ceil(L, spans), CHUNK)) * CHUNK
+    return max(1, _ceil(L, span)), span
 
 
 def _slots(B, C, n, blocks):
@@ -1026,7 +1079,7 @@ def _slots(B, C, n, blocks):
     the workspaces of programs that take many blocks do not fit into the GPU's caches.
     """
     size = max(M.numel() for M in (B, C))
-    return max(1, min(blocks, max(triton.cdiv(blocks, max(2, n // 8)), 2**21 // max(size, 1))))
+    return max(1, min(blocks, max(_ceil(blocks, max(2, n // 8)), 2**21 // max(size, 1))))
 
 
 @functools.cache
@@ -1056,6 +1109,11 @@ def _aligned(*tensors):
     """Contiguous tensors that begin at a multiple of 16 bytes, as 16-byte loads want it."""
     tensors = [None if x is None else x.contiguous() for x in tensors]
     return [x if x is None or x.data_ptr() % 16 == 0 else x.clone() for x in tensors]
+
+
+def _packed_rows(x):
+    """x, copied unless what is in each row of the batch lies together."""
+    return x if x[:1].is_contiguous() else x.contiguous()
 
 
 def _like(x):

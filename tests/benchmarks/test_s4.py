@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from benchmarks import training
 from benchmarks.s4 import mnist, networks, results, tasks, train
 
 
@@ -65,15 +66,15 @@ def test_mnist_downloads_what_is_missing(digits, monkeypatch):
 
 def test_a_run_in_pieces_is_the_run_in_one(digits, tmp_path, monkeypatch):
     whole = train.train(settings(), tmp_path / "whole", data=digits)
-    step = train._step
+    step = training._step
 
     def until_the_seventh(run, *arguments):  # time is over in the middle of an epoch
         step(run, *arguments)
         if run.step == 7:
-            patch.setattr(train.time, "monotonic", lambda: 1e9)
+            patch.setattr(training.time, "monotonic", lambda: 1e9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_step", until_the_seventh)
+        patch.setattr(training, "_step", until_the_seventh)
         stopped = train.train(settings(), tmp_path / "pieces", minutes=60, data=digits)
     assert stopped.step == 7 and len(stopped.log) == 1
     torch.manual_seed(99)

@@ -8,6 +8,7 @@ if not torch.cuda.is_available():
 
 from ssm_core.s4 import S4, S4D, SequenceModel, parameter_groups
 from ssm_core.s4.cauchy import cauchy_sums
+from ssm_core.s4.convolution import convolve
 
 
 def arguments(H, K, n, F, seed=0):
@@ -56,6 +57,62 @@ def test_memory_of_the_sums_does_not_grow_with_modes_times_points():
     assert extra < 2 * dout.nbytes < 8 * 128 * 2**15 * 16 / 4
 
 
+def convolution_and_gradients(u, K, D, dy):
+    inputs = [x.detach().requires_grad_() for x in (u, K, D)]
+    y = convolve(*inputs)
+    return y.detach(), *torch.autograd.grad(y, inputs, dy)
+
+
+def signals(B, L, H, outputs, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (B, L, H), (outputs, H, L), (H,), (B, L, H)
+    return [torch.randn(*shape, dtype=dtype, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize(
+    "B, L, H",
+    [(1, 1, 1), (2, 63, 5), (3, 785, 130), (128, 784, 8), (1, 20_001, 3), (5, 1009, 64)],
+)
+def test_convolution(B, L, H, outputs, dtype, error):
+    given = signals(B, L, H, outputs, dtype)
+    want = convolution_and_gradients(*(x.double() for x in given))
+    got = convolution_and_gradients(*(x.cuda() for x in given))
+    for x, y in zip(got, want):
+        assert x.dtype == dtype and (x.cpu() - y).norm() < error * y.norm()
+
+
+def test_convolution_in_any_strides():
+    u, K, D, dy = (x.cuda() for x in signals(4, 100, 32, 1))
+    want = convolution_and_gradients(u, K, D, dy)
+    got = convolution_and_gradients(u.mT.contiguous().mT, K, D, dy.transpose(0, 1).contiguous()
+                                    .transpose(0, 1))
+    assert all(torch.equal(x, y) for x, y in zip(got, want))
+    same = convolution_and_gradients(u, K, D, dy[:, :1].expand_as(dy))
+    want = convolution_and_gradients(u, K, D, dy[:, :1].expand_as(dy).contiguous())
+    assert all(torch.equal(x, y) for x, y in zip(same, want))
+
+
+def test_convolution_same_bits_every_time():
+    given = [x.cuda() for x in signals(64, 784, 16, 1)]
+    first, second = convolution_and_gradients(*given), convolution_and_gradients(*given)
+    assert all(torch.equal(x, y) for x, y in zip(first, second))
+
+
+def test_memory_of_the_convolution():
+    """Forward: the spectrum, its product with the kernel's, and the transform of that; then y."""
+    u, K, D, dy = (x.cuda() for x in signals(64, 1024, 128, 1))
+    u.requires_grad_()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    y = convolve(u, K, D)
+    assert torch.cuda.memory_allocated() - before < 3.1 * u.nbytes  # y and the spectrum
+    torch.autograd.grad(y, u, dy)
+    assert torch.cuda.max_memory_allocated() - before < 9.5 * u.nbytes
+
+
 @pytest.mark.parametrize("measure", ["legs", "legt", "fout"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_s4_kernel_and_gradient(measure, bidirectional):
@@ -101,6 +158,59 @@ def test_training_steps_with_autocast(ssm):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def model_loss(model, u):
+    return model(u, return_state=False)[0].float().square().mean()
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("ssm", [lambda d: S4(d, 16), lambda d: S4D(d, 16),
+                                 lambda d: S4(d, 16, "legt", bidirectional=True)],
+                         ids=["S4", "S4D", "bidirectional"])
+def test_compiles(ssm, autocast):
+    torch.manual_seed(0)
+    model = SequenceModel(1, 1, d_model=32, n_layers=2, ssm=ssm).cuda()
+    u, results = torch.randn(8, 100, 1, device="cuda"), []
+    torch._dynamo.reset()
+    for forward in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            model_loss(forward, u).backward()
+        results.append(gradients(model))
+    want, got = results
+    for name in want:
+        difference = (got[name] - want[name]).norm() / want[name].norm().clamp_min(1e-6)
+        assert difference < (5e-2 if autocast else 1e-3), name
+
+
+@pytest.mark.parametrize("ssm", [lambda d: S4(d, 16), lambda d: S4D(d, 16)], ids=["S4", "S4D"])
+def test_a_graph_of_a_training_step(ssm):
+    torch.manual_seed(0)
+    model = SequenceModel(1, 1, d_model=32, n_layers=2, ssm=ssm).cuda()
+    u = torch.randn(8, 100, 1, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            model.zero_grad(set_to_none=True)
+            model_loss(model, u).backward()
+    torch.cuda.current_stream().wait_stream(side)
+    model.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model_loss(model, u).backward()
+    u.copy_(torch.randn_like(u))  # other numbers at the same place
+    graph.replay()
+    got = gradients(model)
+    model.zero_grad(set_to_none=True)
+    model_loss(model, u).backward()
+    for name, want in gradients(model).items():
+        torch.testing.assert_close(got[name], want, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_a_second_gpu():

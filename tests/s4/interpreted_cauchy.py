@@ -42,6 +42,15 @@ def test_sums_and_gradients(H, K, n, F):
         torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-11 * y.abs().max().item())
 
 
+@pytest.mark.parametrize("H, F", [(1, 1), (1, 300), (3, 5), (3, 300)])
+def test_gradients_share_no_memory(H, F):
+    """An operator may not return views of one buffer, which slices of one channel would be."""
+    a, b, poles, s = arguments(H, 1, 1, F)
+    gradients = kernels.sums_backward(torch.zeros(H, 1, F, dtype=s.dtype), a, b, poles, s)
+    assert len({x.untyped_storage().data_ptr() for x in gradients}) == 3
+    assert all(x.is_contiguous() for x in gradients)
+
+
 def test_any_strides_and_lazy_conjugates():
     a, b, poles, s = arguments(2, 3, 6, 40)
     strided = [x.mT.contiguous().mT for x in (a, b, poles)]

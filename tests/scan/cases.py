@@ -392,6 +392,28 @@ class Behaviour:
                      {"y": want[used, :, 0], "state": last[used]}, max(self.tolerance[dtype], 1e-5))
         assert not y[1].any() and torch.equal(pool[[1, 3, 4]], before[[1, 3, 4]])
 
+    def test_step_of_slices(self):
+        """Rows that lie apart, as what one projection gives for several arguments."""
+        x = self.make(self.odd | {"b": 3, "L": 1}, dtype=torch.bfloat16)
+        (u, dt, A, B, C, *rest), softplus = next(columns(x))
+        state = x["initial_state"]
+        want_state = state.clone()
+        want = selective_state_update(want_state, u, dt, A, B, C, *rest, softplus)
+        joined = torch.cat([M.flatten(1) for M in (u, dt, B, C)], dim=1)
+        u, dt, *BC = joined.split([M.flatten(1).shape[1] for M in (u, dt, B, C)], dim=1)
+        B, C = (M.view(like.shape) for M, like in zip(BC, (B, C)))
+        y = selective_state_update(state, u, dt, A, B, C, *rest, softplus)
+        assert torch.equal(y, want) and torch.equal(state, want_state)
+
+    def test_step_with_the_logarithm_of_decay_rates(self):
+        x = self.make(self.odd | {"L": 1})
+        (u, dt, A, *rest), softplus = next(columns(x))
+        state, want_state = x["initial_state"].clone(), x["initial_state"].clone()
+        want = selective_state_update(want_state, u, dt, A, *rest, softplus)
+        y = selective_state_update(state, u, dt, torch.log(-A), *rest, softplus, A_is_log=True)
+        assert_close({"y": y, "state": state}, {"y": want, "state": want_state},
+                     TOLERANCE[torch.float32])
+
     def test_step_of_no_rows(self):
         x = self.make(self.odd | {"b": 0, "L": 1})
         step, softplus = next(columns(x))

@@ -159,6 +159,7 @@ STEP = [
     ({"z": torch.zeros(d)}, ValueError, "z has shape (6,), expected (b, d)"),
     ({"dt_bias": torch.zeros(1)}, ValueError, "dt_bias has shape (1,), expected (d,)"),
     ({"dt_softplus": "yes"}, TypeError, "dt_softplus is a str, expected True or False"),
+    ({"A_is_log": 1}, TypeError, "A_is_log is a int, expected True or False"),
     ({"state_batch_indices": cuts(0)}, ValueError, "state_batch_indices has shape (1,)"),
     ({"state_batch_indices": cuts(0, 1, dtype=torch.int64)}, TypeError, "has dtype int64"),
     ({"state_batch_indices": cuts(0, 2)}, ValueError,

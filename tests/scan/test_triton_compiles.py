@@ -66,6 +66,14 @@ def test_registers_and_shared_memory(arch, dtype, stack, launches, monkeypatch, 
     assert seen == set(stack)
 
 
+def test_a_single_step_compiles(launches, tmp_path):
+    """Triton makes a constant of a size that is 1, unless it is told not to."""
+    launch_all(b=1, d=1, L=1, n=1, dtype=torch.float32)
+    for kernel, args, options in launches:
+        resources(kernel, args, options, 90, tmp_path)
+    assert [kernel.__name__ for kernel, *_ in launches] == ["_scan", "_scan_backward"]
+
+
 def launch_all(b, d, L, n, dtype):
     def empty(*shape, dtype=torch.float32):
         return torch.empty(*shape, dtype=dtype, device="meta")
@@ -83,15 +91,17 @@ def resources(kernel, args, options, arch, folder):
     given = dict(zip(names, args)) | {k: v for k, v in options.items() if k in names}
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
-        value = given[parameter.name]
+        value, specialized = given[parameter.name], not parameter.do_not_specialize
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
-        elif parameter.is_constexpr or value in (None, 1):
+        elif parameter.is_constexpr or value is None or (value == 1 and specialized):
             signature[parameter.name], constants[(i,)] = "constexpr", value
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32"
-            if value % 16 == 0:
+            if value % 16 == 0 and specialized:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32),

@@ -1,0 +1,198 @@
+r"""The convolution of a layer: a batch of signals, each channel with its own kernel.
+
+**A circle with a quarter turn.** A product of transforms is a convolution on a circle, where the
+end of a signal runs into its beginning; twice as many samples, half of them zero, are the usual
+remedy. Here is one without zeros: a circle of n samples on which a number that goes round once
+comes back multiplied by i. It multiplies polynomials in t of which the coefficients are samples,
+modulo :math:`t^n = i` where the usual circle has :math:`t^n = 1`,
+
+.. math:: \Bigl(\sum_j K_j t^j\Bigr) \Bigl(\sum_k u_k t^k\Bigr) = \sum_{m < n} t^m
+          \Bigl(\sum_{j + k = m} K_j u_k + i \sum_{j + k = m + n} K_j u_k\Bigr) .
+
+What stays is real and what wraps is imaginary: the real part is the causal convolution.
+
+With :math:`t = \zeta s` and :math:`\zeta = e^{i \pi / 2 n}` it is :math:`s^n = 1` again, an FFT of
+n complex numbers. So a signal is *wound* on the circle, times :math:`\zeta^k`, and *unwound* by the
+real part of the result times :math:`\zeta^{-k}`. A look into the future goes round backwards, which
+divides by i: it is the imaginary part of the kernel. And D, the weight of the present, is part of
+the kernel's first sample.
+
+**What it moves.** In units of the signal: winding reads 1 and writes 2, an FFT moves 4, the product
+with the kernel's spectrum 4, an FFT 4, unwinding 3. The backward pass moves 20. It finds the
+spectrum of the signal where forward has left it, which costs memory for 2; to compute it again
+would take 7 more, and the signal itself, 1, would have to stay.
+
+All of it is an operator of ``torch.library``, so that ``torch.compile`` passes through. On a GPU
+winding, unwinding and the backward product are the kernels of ``ssm_core.s4.triton_convolution``.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+from torch.fft import fft, ifft
+
+__all__ = ["convolve"]
+
+_TRITON = find_spec("triton") is not None
+
+
+def convolve(u, K, D):
+    r"""Convolve signals with the kernels of their channels, and add D times the signal.
+
+    .. math:: y_t = D u_t + \sum_{j=0}^{t} K_{0,j} u_{t-j} + \sum_{j=1}^{L-1-t} K_{1,j} u_{t+j}
+
+    Differentiable once. Memory for the backward pass: the spectrum, twice the size of u.
+
+    Args:
+        u (float32 or float64): signals (B, L, H), in any strides
+        K (as u):               kernels of the past, or of past and future (1 or 2, H, L)
+        D (as u):               weights of the present (H,)
+
+    Returns:
+        y (B, L, H), contiguous
+
+    Book: eq-causal-convolution. Source: an FFT of samples times powers of a root is a weighted
+    transform, Crandall and Fagin, "Discrete Weighted Transforms and Large-Integer Arithmetic"
+    (1994).
+
+    Example:
+        >>> u = torch.tensor([[[1.0], [0.0], [2.0]]])
+        >>> convolve(u, torch.tensor([[[1.0, 0.5, 0.25]]]), torch.tensor([0.0]))[0, :, 0]
+        tensor([1.0000, 0.5000, 2.2500])
+    """
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (u, K, D))
+    return torch.ops.ssm_core.convolve(u, K, D, save)[0]
+
+
+# --- the operators --------------------------------------------------------------------------------
+#
+# Conjugates are written out: in compiled code PyTorch runs operators without the part of it that
+# looks after `conj()`, and a product with x.conj() would be one with x.
+
+
+@torch.library.custom_op("ssm_core::convolve", mutates_args=())
+def _convolve(u: Tensor, K: Tensor, D: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    turn = _turn(u)
+    response = fft(_kernel_on_circle(K, D, turn), norm="forward")  # (H, n), with the 1/n of ifft
+    spectrum = fft(_wind(u, turn))  # (B, H, n)
+    product = torch.mul(spectrum, response, out=None if save else spectrum)
+    y = _unwind(ifft(product, norm="forward"), turn, u.shape[1])
+    return (y, spectrum, response) if save else (y, u.new_empty(0), u.new_empty(0))
+
+
+@_convolve.register_fake
+def _(u, K, D, save):
+    (B, L, H), dtype = u.shape, u.dtype.to_complex()
+    if not save:
+        return u.new_empty(u.shape), u.new_empty(0), u.new_empty(0)
+    n = _circle(L)
+    return (u.new_empty(u.shape), u.new_empty(B, H, n, dtype=dtype),
+            u.new_empty(H, n, dtype=dtype))
+
+
+@torch.library.custom_op("ssm_core::convolve_backward", mutates_args=())
+def _convolve_backward(dy: Tensor, spectrum: Tensor, response: Tensor,
+                       outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    turn, L = _turn(dy), dy.shape[1]
+    # The adjoint of a product with a spectrum is one with its conjugate.
+    product, dresponse = _product_backward(fft(_wind(dy, turn)), spectrum, response)
+    du = _unwind(ifft(product, norm="forward"), turn, L)
+    dkernel = ifft(dresponse) * turn.conj_physical()  # (H, n)
+    dK = dy.new_zeros(outputs, len(dkernel), L)
+    dK[0] = dkernel.real[:, :L]
+    if outputs == 2:
+        dK[1, :, 1:] = -dkernel.imag[:, len(turn) - L + 1 :].flip(-1)
+    return du, dK, dkernel.real[:, 0].clone()
+
+
+@_convolve_backward.register_fake
+def _(dy, spectrum, response, outputs):
+    _, L, H = dy.shape
+    return dy.new_empty(dy.shape), dy.new_empty(outputs, H, L), dy.new_empty(H)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+    ctx.outputs = inputs[1].shape[0]
+
+
+def _differentiate(ctx, dy, *_):
+    if dy is None:
+        return (None,) * 4
+    return *torch.ops.ssm_core.convolve_backward(dy, *ctx.saved_tensors, ctx.outputs), None
+
+
+def _refuse(ctx, *gradients):
+    raise NotImplementedError("the convolution of S4 has first derivatives only")
+
+
+_convolve.register_autograd(_differentiate, setup_context=_setup_context)
+_convolve_backward.register_autograd(_refuse)
+
+
+# --- the circle -----------------------------------------------------------------------------------
+
+
+def _circle(L):
+    """Samples of a circle that L samples fit on: the next number whose prime factors are small."""
+    return next_fast_len(int(L))
+
+
+def _turn(u):
+    """The powers of zeta on the circle for signals u (B, L, H): n, a quarter turn in all."""
+    n = _circle(u.shape[1])
+    angles = torch.linspace(0, math.pi / 2, n + 1, dtype=torch.float64, device=u.device)[:-1]
+    return torch.polar(torch.ones_like(angles), angles).to(u.dtype.to_complex())
+
+
+def _kernel_on_circle(K, D, turn):
+    """Past and future, with D where they meet, wound on the circle: (H, n)."""
+    L, n = K.shape[-1], len(turn)
+    kernel = K.new_zeros(K.shape[1], n, 2)
+    past, future = kernel.unbind(-1)
+    past[:, :L] = K[0]
+    past[:, 0] += D
+    if len(K) == 2:
+        future[:, n - L + 1 :] = -K[1, :, 1:].flip(-1)
+    return torch.view_as_complex(kernel) * turn
+
+
+def _on_gpu(x):
+    return x.is_cuda and _TRITON
+
+
+def _wind(u, turn):
+    """Signals (B, L, H) on the circle: (B, H, n)."""
+    if _on_gpu(u):
+        from ssm_core.s4 import triton_convolution  # only where it is needed: an import of a second
+
+        return triton_convolution.wind(u, turn)
+    wound = u.mT * turn[: u.shape[1]]
+    return torch.nn.functional.pad(wound, (0, len(turn) - u.shape[1])).contiguous()
+
+
+def _unwind(z, turn, L):
+    """What is real of the first L samples (B, H, n) off the circle: (B, L, H)."""
+    if _on_gpu(z):
+        from ssm_core.s4 import triton_convolution
+
+        return triton_convolution.unwind(z, turn, L)
+    z, turn = z[..., :L], turn[:L]
+    return (z.real * turn.real + z.imag * turn.imag).mT.contiguous()
+
+
+def _product_backward(w, spectrum, response):
+    """w times response* (B, H, n), which may take the place of w, and the batch's sum of w times
+    spectrum* (H, n)."""
+    if _on_gpu(w):
+        from ssm_core.s4 import triton_convolution
+
+        return triton_convolution.product_backward(w, spectrum, response)
+    dresponse = (w * spectrum.conj_physical()).sum(0)
+    return w.mul_(response.conj_physical()), dresponse
