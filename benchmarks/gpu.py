@@ -27,7 +27,11 @@ def recorded(prepare):
         function()  # what is compiled at the first call is not to be recorded
     with torch.cuda.graph(graph, stream=stream):
         function()
-    return graph.replay
+
+    def replay(_recorded=function):  # what it reads must live as long as the graph
+        graph.replay()
+
+    return replay
 
 
 def clock(function):

@@ -225,7 +225,7 @@ def test_a_captured_step_sees_decay_rates_that_change_in_place():
 
     def drawn(**options):  # by chance, so that every change of the logits shows
         generator = torch.Generator("cuda").manual_seed(0)
-        return model.generate(ids, 30, temperature=1.0, generator=generator, **options)
+        return model.generate(ids, 30, temperature=30.0, generator=generator, **options)
 
     before = drawn()
     with torch.no_grad():
