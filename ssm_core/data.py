@@ -1,4 +1,4 @@
-r"""Signals to remember, compress and filter, tasks that take a memory to solve, and one novel.
+r"""Signals to remember, compress and filter, tasks that take a memory to solve, digits, a novel.
 
 Beside them :func:`measurements`, the times and sizes that the chapters show.
 
@@ -11,6 +11,7 @@ Beside them :func:`measurements`, the times and sizes that the chapters show.
 :func:`selective_copying`   task: repeat the tokens that are scattered among blanks
 :func:`induction_heads`     task: say what followed the trigger the last time
 :func:`associative_recall`  task: say which value came with a key
+:func:`handwritten_digits`  real: small images of digits that 13 people wrote
 :func:`novel`               real: the characters of a novel, 1813
 =========================== ====================================================================
 
@@ -36,6 +37,7 @@ from ssm_core._checks import as_choice, as_generator, as_int, as_positive, as_re
 __all__ = [
     "associative_recall",
     "band_limited_noise",
+    "handwritten_digits",
     "induction_heads",
     "measurements",
     "novel",
@@ -50,6 +52,8 @@ TRADING_DAYS_PER_YEAR = 252
 
 _OIL_FILE = "datasets/wti_spot_daily.csv"
 _OIL_CRC32 = 1669311797  # of the lines joined by "\n", so that line endings do not matter
+_DIGITS_FILE = "datasets/handwritten_digits.csv"
+_DIGITS_CRC32 = 89933393
 _NOVEL_FILE = "datasets/pride_and_prejudice.txt"
 _NOVEL_CRC32 = 3047817808  # again
 
@@ -441,6 +445,32 @@ def associative_recall(batch, pairs=8, vocab=32, queries=1, seed=0):
     told = np.stack([keys, values], axis=-1).reshape(batch, 2 * pairs)  # (batch, 2 · pairs)
     inputs = np.concatenate([told, np.take_along_axis(keys, asked, axis=1)], axis=1)
     return inputs, np.take_along_axis(values, asked, axis=1)
+
+
+def handwritten_digits():
+    """Images of 8 by 8 pixels, each a digit from 0 to 9.
+
+    Real data: 1,797 digits that 13 people wrote on forms, scanned, centred and made small. A pixel
+    counts the black ones of 16 in the scan.
+
+    Returns:
+        images (uint8): grey levels from 0 (paper) to 16 (ink), (1797, 8, 8).
+        labels (int64): which digit it is, (1797,).
+
+    Raises:
+        ValueError: the file that ships with the package is damaged.
+
+    Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits" (1998), UCI
+    Machine Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
+
+    Example:
+        >>> images, labels = handwritten_digits()
+        >>> print(labels[0], images[0].max())
+        0 15
+    """
+    lines = _shipped_text(_DIGITS_FILE, _DIGITS_CRC32).splitlines()
+    numbers = np.array([line.split(",") for line in lines], dtype=np.int64)  # (1797, 65)
+    return numbers[:, :-1].reshape(-1, 8, 8).astype(np.uint8), numbers[:, -1]
 
 
 def novel(part="all"):

@@ -1,4 +1,4 @@
-"""One look for every figure of the book, and a film of a memory at work."""
+"""One look for every figure of the book, a film of a memory at work, and figures to play with."""
 
 import html
 import importlib.resources
@@ -12,6 +12,9 @@ from cycler import cycler
 
 from ssm_core._checks import as_array
 from ssm_core.hippo import reconstruct
+from ssm_core.widgets import widget
+
+__all__ = ["MemoryFilm", "glue", "heatmap", "use_style", "widget"]
 
 # Okabe and Ito's palette, which keeps its differences under every kind of colour blindness, in an
 # order whose first colours also differ in lightness. The book's dark mode inverts lightness and
@@ -59,6 +62,27 @@ def use_style():
         False
     """
     mpl.rcParams.update(_STYLE)
+
+
+def glue(name, value, display=True):
+    """Name a value, so that the text of the book can show it: what ``myst_nb.glue`` does.
+
+    Away from the book, as in Colab, ``myst_nb`` is not there and the text has its numbers already;
+    then nothing happens.
+
+    Args:
+        name (str):      what the text calls it
+        value:           a number, a string, a figure
+        display (bool):  show the value below the cell, too
+
+    Example:
+        >>> glue("slope", 1.5, display=False)
+    """
+    try:
+        from myst_nb import glue as to_book
+    except ImportError:
+        return
+    to_book(name, value, display)
 
 
 def heatmap(axes, matrix, limit=None, label=None):

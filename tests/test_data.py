@@ -479,6 +479,28 @@ def test_tasks_refuse_what_cannot_be(make, arguments, message):
         make(**arguments)
 
 
+# ---------------------------------------------------------------------------- the digits
+
+
+def test_digits_look_like_digits():
+    images, labels = data.handwritten_digits()
+    assert images.shape == (1797, 8, 8) and images.dtype == np.uint8 and images.max() == 16
+    assert labels.shape == (1797,) and set(labels) == set(range(10))
+    assert np.bincount(labels).min() > 170
+    means = np.stack([images[:1500][labels[:1500] == digit].mean(0) for digit in range(10)])
+    nearest = np.square(images[1500:, None] - means).sum((2, 3)).argmin(1)
+    assert (nearest == labels[1500:]).mean() > 0.8  # images and labels belong together
+
+
+def test_damaged_digits_load_nothing(monkeypatch, tmp_path):
+    text = importlib.resources.files("ssm_core").joinpath(data._DIGITS_FILE).read_text("utf-8")
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / data._DIGITS_FILE).write_text(text.replace("16", "15", 1), encoding="utf-8")
+    monkeypatch.setattr(data.importlib.resources, "files", lambda _: tmp_path)
+    with pytest.raises(ValueError, match="handwritten_digits"):
+        data.handwritten_digits()
+
+
 # ---------------------------------------------------------------------------- the novel
 
 

@@ -21,6 +21,7 @@ import html
 import importlib.resources
 import json
 import string
+import textwrap
 import zlib
 
 from ssm_core._checks import as_choice
@@ -44,8 +45,9 @@ def widget(name, **start):
         TypeError:  a control that the figure does not have
 
     Example:
-        >>> widget("discretization", rule="euler", dt=0.1)  # doctest: +ELLIPSIS
-        Interactive figure. One mode under four rules: ...
+        >>> widget("memory", tau=200)
+        Interactive figure. An average and a window: sliders for the time constant and for
+        the window; the weights of both by age, and both on the price of oil.
     """
     return Widget(name, **start)
 
@@ -63,7 +65,7 @@ class Widget:
                           for control in self._entry.controls]
 
     def __repr__(self):
-        return f"Interactive figure. {self._entry.title}: {self._entry.description}"
+        return textwrap.fill(f"Interactive figure. {self._entry.title}: {self._entry.description}", 84)
 
     def _repr_html_(self):
         entry = self._entry

@@ -201,7 +201,7 @@ CATALOGUE = {
                                           "lagt": "LagT: fades"}, "legs"),
             Slider("N", "Numbers <i>N</i>", 1, 64, 16, step=1),
             Slider("now", "Samples so far", 100, 10_000, 10_000, step=100),
-            Slider("theta", "Scale θ (not LegS)", 100, 4000, 1000, step="log"),
+            Slider("theta", "Scale θ", 20, 4000, 1000, step="log"),
         ),
         ("linalg", "hippo"),
         _hippo_data,

@@ -12,15 +12,15 @@ const STYLES = {
 // A variable of the page's style as a colour that a canvas understands.
 function colourOf(place, name, opacity = 1) {
   const probe = place.appendChild(document.createElement("i"));
-  probe.style.color = `var(--${name})`;
+  probe.style.color = `color-mix(in srgb, var(--${name}) ${100 * opacity}%, transparent)`;
   const colour = getComputedStyle(probe).color;
   probe.remove();
-  return opacity === 1 ? colour : colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${opacity})`);
+  return colour;
 }
 
 // Call back whenever the page changes between light and dark.
 function onThemeChange(place, redraw) {
-  const redrawIfSeen = () => place.isConnected && redraw();
+  const redrawIfSeen = () => (place.isConnected ? redraw() : observer.disconnect());
   const observer = new MutationObserver(redrawIfSeen);
   for (const root of [document.documentElement, document.body]) {
     observer.observe(root, {attributes: true, attributeFilter: ["data-theme", "theme", "class", "data-jp-theme-light"]});
@@ -65,9 +65,9 @@ function makePen(u, place) {
         }
       });
     },
-    line(points, colour, {width = 1.5, dash = [], opacity = 1} = {}) {
+    line(points, colour, {width = 1.5, dash = []} = {}) {
       clipped(() => {
-        ctx.strokeStyle = colourOf(place, colour, opacity);
+        ctx.strokeStyle = colourOf(place, colour);
         ctx.lineWidth = width * px;
         ctx.setLineDash(dash.map((length) => length * px));
         ctx.beginPath();
@@ -93,10 +93,11 @@ function decades(low, high) {
   return Array.from({length: Math.floor((last - first) / step) + 1}, (_, i) => 10 ** (first + i * step));
 }
 
-// Make a panel in a place. x, y: {label, range: [low, high], log, whole: whole numbers only};
-// series: [{name, colour, style, opacity}]; keys: the same for what a pen draws; square: as high as wide; whole: across all columns;
-// under, above: (pen) => drawings below and above the series. Returns draw(tables, ranges): one
-// table [x, y] for each series, and ranges {x, y} where they have changed; null fits the data.
+// Make a panel in a place. x, y: {range: [low, high], log, whole: whole numbers only}, x: {label};
+// series: [{name, colour, style, opacity}]; keys: the same for what the pens draw; under, above:
+// (pen) => drawings below and above the series; square: as high as wide; whole: across all columns.
+// Returns draw(tables, ranges): one table [x, y] for each series, and ranges {x, y} where they have
+// changed; null fits the data.
 function makePanel(place, {title, x, y, series = [], keys = [], height = 210, square, whole, under, above}) {
   const panel = place.appendChild(document.createElement("div"));
   panel.className = whole ? "panel whole" : "panel";
@@ -148,7 +149,7 @@ function makePanel(place, {title, x, y, series = [], keys = [], height = 210, sq
     legend: {show: false},
     cursor: {show: series.length > 0, y: false, points: {show: false}, drag: {x: false, y: false}},
     scales: {x: scale("x", x), y: scale("y", y)},
-    axes: [axis(x, {size: 24, space: 45}), axis({...y, label: undefined}, {size: 46, space: 28})],
+    axes: [axis(x, {size: 24, space: 45}), axis(y, {size: 46, space: 28})],
     series: [{}, ...series.map(({colour, style, opacity}) => {
       const {width, dash, paths, points = {show: false}, ...more} = STYLES[style];
       const paint = () => colourOf(panel, colour, opacity ?? more.opacity);
@@ -168,7 +169,7 @@ function makePanel(place, {title, x, y, series = [], keys = [], height = 210, sq
   new ResizeObserver(() => {
     if (plot.clientWidth && plot.clientWidth !== chart.width) chart.setSize(size());
   }).observe(plot);
-  onThemeChange(panel, () => chart.redraw(false));
+  onThemeChange(panel, () => chart.redraw());
 
   return (tables, changed = {}) => {
     Object.assign(ranges, changed);

@@ -28,7 +28,7 @@ function figure(place) {
     square: true,
     series: [
       {name: "where it goes", colour: "blue", style: "line"},
-      {name: "where it would rest, 1/k", colour: "soft", style: "dashed"},
+      {name: "at rest, 1/k", colour: "soft", style: "dashed"},
     ],
   });
 

@@ -9,7 +9,7 @@ function figure(place, data) {
     title: "The signal, and what N numbers say about its past",
     whole: true,
     x: {label: "sample", range: [0, L]},
-    y: {range: [-0.9, 0.9]},
+    y: {range: [-0.7, 0.7]},
     series: [
       {name: "signal", colour: "soft", style: "broad"},
       {name: "recalled", colour: "blue", style: "line"},
@@ -25,7 +25,8 @@ function figure(place, data) {
   });
   let memory = "", states;
 
-  return ({measure, N, theta, now}) => {
+  return ({measure, N, theta, now}, fields) => {
+    fields.theta.disabled = measure === "legs";  // which has no scale
     if (memory !== (memory = `${measure} ${N} ${measure === "legs" || theta}`)) {
       states = project(u, measure, N, every, theta);
     }

@@ -7,7 +7,7 @@ const PRESETS = {
 };
 
 function figure(place) {
-  place.innerHTML = `<table class="sweeps"><caption>Each cell is a step x ↦ a x + b, written a over b</caption><tbody></tbody></table>`;
+  place.innerHTML = `<table class="sweeps"><caption>Each cell is a step x ↦ a x + b, written a over b</caption><colgroup>${"<col>".repeat(9)}</colgroup><tbody></tbody></table>`;
   const body = place.querySelector("tbody");
 
   return ({steps, reset, round}) => {
@@ -32,11 +32,10 @@ function figure(place) {
 
     const states = `The states after the steps: ${blelloch(leaves).map((x) => spell(x)).join(", ")}.`;
     if (round === 0) return "Round 0: the eight steps, and nothing combined yet. Move the slider.";
-    const joined = [4, 6, 7, 8, 10, 14][round - 1];
-    const words = round <= rounds
-      ? `going up, ${up[round].length === 1 ? "one pair is" : `${up[round].length} pairs are`} joined at the same time`
-      : `going down, ${down[round - rounds].length / 2 === 1 ? "one right child is" : `${down[round - rounds].length / 2} right children are`} computed at the same time`;
-    return `Round ${round} of ${2 * rounds}: ${words}, ${joined} combinations so far. ` +
-      (round === 2 * rounds ? `The last row says what happens before each step; the second number is the state. ${states}` : "");
+    const sizes = [...up.slice(1).map(({length}) => length), ...down.slice(1).map(({length}) => length / 2)];
+    const total = sizes.slice(0, round).reduce((sum, size) => sum + size, 0);
+    const size = sizes[round - 1], at = size === 1 ? "one combination" : `${size} combinations at the same time`;
+    return `Round ${round} of ${sizes.length}, ${round <= rounds ? "up" : "down"} the tree: ${at}, ${total} so far. ` +
+      (round < sizes.length ? "" : `The second numbers of the last row are the states before the steps. ${states}`);
   };
 }
