@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARALLEL := -n 2 --dist loadscope
 PAGE := _build/html/index.html
+CHAPTER := discretization
+TEXFLAGS := -silent -interaction=nonstopmode -halt-on-error
 
-.PHONY: help book test notebooks lint clean
+.PHONY: help book need-tex pdf colab alone test browser notebooks lint clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,9 +18,28 @@ book: $(READY)  ## build the book; prints the path of the page to open
 	$(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "Open $(CURDIR)/$(PAGE)"
 
+need-tex:
+	@sh tools/need_tex.sh
+
+pdf: need-tex $(READY)  ## set the book on paper; needs TeX, and says what to install if it is missing
+	$(BIN)/jupyter-book build . -n -W --keep-going --builder latex
+	$(MAKE) -C _build/latex LATEXMKOPTS="$(TEXFLAGS)" all-pdf
+	@echo "Open $(CURDIR)/_build/latex/ssm-book.pdf"
+
+# The book offers the same notebooks for download, where it has been built.
+colab: $(READY)  ## write the notebooks for Colab and Binder, into _build/notebooks
+	$(BIN)/jupyter-book build . -n -W --keep-going --builder custom --custom-builder notebooks
+	if [ -d _build/html/_sources ]; then cp -R _build/notebooks/book _build/html/_sources/; fi
+
+alone: colab  ## run one of them in a fresh environment; CHAPTER=mamba WITH=torch for another
+	$(BIN)/python tools/alone.py $(CHAPTER) $(WITH)
+
 test: $(READY)  ## unit tests, then every notebook against its stored outputs
 	$(BIN)/pytest $(PARALLEL) tests
 	$(BIN)/pytest --nbval $(PARALLEL) book
+
+browser: $(READY)  ## open the built book in Chromium, as `make test` does where both are there
+	BROWSER_TESTS=required $(BIN)/pytest $(PARALLEL) tests/browser
 
 notebooks: $(READY)  ## run the chapters and store their outputs; CHAPTERS="rnn hippo" for some
 	$(BIN)/python tools/notebooks.py $(CHAPTERS)

@@ -40,9 +40,9 @@ def causal_convolution(u, K):
         ValueError: an argument without samples, leading axes that do not broadcast, NaN, infinity.
         TypeError: arguments that are no numbers.
 
-    Equation eq-causal-convolution. Source: Oppenheim and Schafer, *Discrete-Time Signal
-    Processing* (3rd ed.), section 8.7; Gu, Goel and Ré, "Efficiently Modeling Long Sequences with
-    Structured State Spaces" (2022), section 2.4.
+    Equations eq-causal-convolution, eq-rnn-convolution. Source: Oppenheim and Schafer,
+    *Discrete-Time Signal Processing* (3rd ed.), section 8.7; Gu, Goel and Ré, "Efficiently Modeling
+    Long Sequences with Structured State Spaces" (2022), section 2.4.
 
     Example:
         >>> y = causal_convolution([1.0, 0.0, 2.0], [1.0, 0.5, 0.25])

@@ -143,8 +143,8 @@ def exponential_integrals(A, B, dt: float):
         TypeError: arguments that are no numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
-    Equations eq-variation-of-constants, eq-zoh, eq-foh. Source: Van Loan, "Computing integrals
-    involving the matrix exponential" (1978).
+    Equations eq-augmented, eq-variation-of-constants, eq-zoh, eq-foh. Source: Van Loan, "Computing
+    integrals involving the matrix exponential" (1978).
 
     Example:
         An integrator (A = 0) gains dt from a constant input and dt/2 from a ramp:

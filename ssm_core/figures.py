@@ -16,17 +16,17 @@ from ssm_core.widgets import widget
 
 __all__ = ["MemoryFilm", "glue", "heatmap", "use_style", "widget"]
 
-# Okabe and Ito's palette, which keeps its differences under every kind of colour blindness, in an
-# order whose first colours also differ in lightness. The book's dark mode inverts lightness and
-# keeps the hue, so that "the blue line" stays blue.
+# The hues of Okabe and Ito, which stay apart under every kind of colour blindness, so dark that words
+# in these colours can be read, in light and in dark. SKY is for lines and areas only. The book's dark
+# mode inverts lightness and keeps the hue, so that "the blue line" stays blue.
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#6E6E6E",
+    "#0060AA",
+    "#C44A00",
+    "#1E8450",
+    "#A83E80",
+    "#2A8FC8",
+    "#664400",
+    "#5A5A5A",
 )
 
 _STYLE = {

@@ -106,15 +106,30 @@ def test_chapter_is_whole(name):
     assert any("ssm_core" in cell.source for cell in code_cells(name))
 
 
+EXERCISE = re.compile(
+    r"^(`{3,})\{exercise\} [^\n]+\n:label: (?P<label>\S+)\n(?P<text>.*?)^\1$"
+    r"\s+^```\{hints\} (?P=label)\n(?P<hints>.*?)^```$"
+    r"\s+^`{4,}\{solution-start\} (?P=label)\n:class: dropdown\n",
+    re.MULTILINE | re.DOTALL,
+)
+STUB = re.compile(r"^~~~python\n(def .*?\.\.\..*?)^~~~$", re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_each_exercise_has_a_check_and_a_solution_that_ran(name):
+def test_each_exercise_has_a_stub_a_check_three_hints_and_a_solution(name):
     text = prose(name)
-    exercises = re.findall(r"^`{3,}\{exercise\}.*?^:label: (\S+)", text, re.MULTILINE | re.DOTALL)
-    solutions = re.findall(r"\{solution-start\} (\S+)", text)
-    checks = {c for cell in code_cells(name) for c in re.findall(r"\bcheck_\w+(?=\()", cell.source)}
-    assert len(exercises) >= 4
-    assert exercises == solutions
-    assert len(checks) >= 4
+    exercises = list(EXERCISE.finditer(text))
+    assert len(exercises) == text.count("{exercise}") == text.count("{solution-end}") >= 4
+    ran = "\n".join(cell.source for cell in code_cells(name))
+    for exercise in exercises:
+        assert re.match(r"\n\*?[A-Z][a-z -]+\.", exercise["text"]), "no time"
+        stub = STUB.search(exercise["text"]).group(1)
+        check = re.search(r"^(check_\w+)\((\w+)\)$", stub, re.MULTILINE)
+        assert check.group(2) == re.match(r"def (\w+)\(", stub).group(1)
+        assert f"{check.group(1)}(" in ran.replace(f"import {check.group(1)}", "")
+        hints = re.findall(r"^(\d)\. (.+)$", exercise["hints"], re.MULTILINE)
+        assert [level for level, _ in hints] == ["1", "2", "3"]
+        assert all(20 < len(hint) < 360 for _, hint in hints)
 
 
 def test_labels_of_equations_are_unique():

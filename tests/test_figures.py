@@ -1,6 +1,7 @@
 """The look of the figures, and the film: what it holds, and what it must not need."""
 
 import json
+import pathlib
 import re
 from html.parser import HTMLParser
 
@@ -9,11 +10,37 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.colors import to_rgb
+
 from ssm_core import figures
 from ssm_core.data import smooth_signal
 from ssm_core.hippo import project, reconstruct
 
+ROOT = pathlib.Path(__file__).parents[1]
 L, N, FRAMES = 2000, 16, 20
+
+
+def in_the_dark(colours):
+    """What the filter of book.css makes of colours between 0 and 1: invert, then turn the hue."""
+    css = (ROOT / "book" / "_static" / "book.css").read_text("utf-8")
+    amount = float(re.search(r"filter: invert\((.*?)\) hue-rotate\(180deg\)", css).group(1))
+    grey = np.array([0.213, 0.715, 0.072])  # of the W3C's hue-rotate
+    return np.clip((amount + (1 - 2 * amount) * colours) @ (2 * np.outer(grey, np.ones(3)) - np.eye(3)), 0, 1)
+
+
+def luminance(colours):
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("look", [np.asarray, in_the_dark])
+def test_words_in_the_colours_of_figures_can_be_read(look):
+    names = "BLUE", "ORANGE", "GREEN", "PINK", "AMBER", "GREY", "SKY"
+    colours = np.array([to_rgb(getattr(figures, name)) for name in names])
+    ground = luminance(look(np.ones(3)))
+    ink = luminance(look(colours))
+    contrast = (np.maximum(ink, ground) + 0.05) / (np.minimum(ink, ground) + 0.05)
+    assert contrast[:-1].min() > 4.5 and contrast[-1] > 3  # words; lines and areas
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,17 @@
     python tools/notebooks.py              every chapter
     python tools/notebooks.py hippo rnn    some of them
     python tools/notebooks.py --check      are the stored notebooks those of the sources, and run?
+    python tools/notebooks.py --times      every chapter, and store how long each of them took
 
 An unchanged source gives the same bytes: cell ids follow from the position, no time is recorded,
 and the metadata says what is true everywhere. Pictures may differ from system to system.
+
+Before the first code cell of the source stands another, which the book does not show: it installs
+the library where a chapter has been opened alone.
 """
 
 import argparse
+import csv
 import os
 import pathlib
 import sys
@@ -16,14 +21,26 @@ import time
 
 import jupytext
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-BOOK = pathlib.Path(__file__).resolve().parents[1] / "book"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+INSTALL = f"""\
+# Opened alone, as in Colab: install the library; PyTorch and Triton stay.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("ssm_core") is None:
+    library = "ssm-core[chapters] @ git+{REPOSITORY}"
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", library])"""
 
 
 def read_source(name):
@@ -33,6 +50,10 @@ def read_source(name):
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for i, cell in enumerate(notebook.cells):
         cell.id = f"{name}-{i:03d}"
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    install = nbformat.v4.new_code_cell(INSTALL, metadata={"tags": ["remove-cell"]})
+    install.id = f"{name}-install"
+    notebook.cells.insert(first, install)
     return notebook
 
 
@@ -71,6 +92,22 @@ def problems(name):
     return found
 
 
+def store_times(seconds):
+    """Put how long chapters took, and on what machine, into the table of the book."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.record import machine
+
+    here = f"{machine()['processor']}, {machine()['cores']} cores"
+    path = BOOK / "times.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    rows = {row[0]: row for row in rows}
+    for name, taken in seconds.items():
+        rows[f"{{doc}}`{name}`"] = [f"{{doc}}`{name}`", f"{taken:.0f}", here]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows.values()])
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,6 +115,7 @@ def main():
     chapters = sorted(path.stem for path in (BOOK / "source").glob("*.md"))
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=", ".join(chapters))
     parser.add_argument("--check", action="store_true", help="compare, run nothing")
+    parser.add_argument("--times", action="store_true", help="store how long each chapter took")
     arguments = parser.parse_args()
     if unknown := set(arguments.chapters) - set(chapters):
         parser.error(f"no chapter {', '.join(sorted(unknown))}; there are {', '.join(chapters)}")
@@ -88,6 +126,7 @@ def main():
         sys.exit("\n".join(found) + "\nRun: make notebooks" if found else None)
 
     os.environ["PYTHONHASHSEED"] = "0"  # the kernels inherit it
+    seconds = {}
     for name in chosen:
         print(f"{name:16}", end="", flush=True)
         start = time.perf_counter()
@@ -95,7 +134,10 @@ def main():
             execute(name)
         except CellExecutionError as error:
             sys.exit(f"failed\n{error}")
-        print(f"{time.perf_counter() - start:5.1f} s")
+        seconds[name] = time.perf_counter() - start
+        print(f"{seconds[name]:5.1f} s")
+    if arguments.times:
+        store_times(seconds)
 
 
 if __name__ == "__main__":

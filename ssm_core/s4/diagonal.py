@@ -109,7 +109,7 @@ class Diagonal:
         r"""Convolution kernels :math:`K_j = 2 \operatorname{Re} \sum_n C_n \bar B_n
         \bar\lambda_n^j`, float64 (outputs, H, L).
 
-        Time O(N L), memory O(N √L + L), for each system.
+        Time O(N L), memory O(N √L + L), for each system (eq-s4d-split).
         """
         return self._decaying_sums(self.C * self._input, L)
 

@@ -51,8 +51,8 @@ def dplr(measure, N, **measure_args):
     Raises:
         ValueError: a measure without this form, or as :func:`ssm_core.hippo.transition`
 
-    Book: eq-dplr. Source: Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured
-    State Spaces" (2022), section 3.2, theorem 1 and appendix C.1.
+    Book: eq-dplr, eq-s4-nplr. Source: Gu, Goel and Ré, "Efficiently Modeling Long Sequences with
+    Structured State Spaces" (2022), section 3.2, theorem 1 and appendix C.1.
 
     Example:
         >>> Lambda, P, B, V = dplr("legs", 4)
@@ -177,7 +177,7 @@ class DPLR:
         (eq-s4-kernel). It is evaluated at 2L points of the circle of radius r < 1, and an inverse
         FFT gives :math:`r^j K_j` (eq-s4-circle). Time O(N L), memory O(N + L), for each system.
 
-        Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle. Source: as the class.
+        Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle, eq-s4-radius. Source: as the class.
         """
         poles = self.Lambda * self.dt[:, None]
         # Rows P* and C, columns P and B: all the sums that Woodbury's identity asks for. A term w

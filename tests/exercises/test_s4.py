@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from ssm_core.exercises import (
     check_circle,
@@ -17,6 +18,15 @@ def dt_for(a, n, method):
     if method == "zoh":
         return np.log(2) / (a * n)
     return 2 / a * np.tanh(np.log(2) / (2 * n))  # (1 - q) / (1 + q) for q = exp(-2 t) is tanh t
+
+
+def dt_by_search(a, n, method):
+    """The step at which what is left after n samples crosses one half."""
+    def left(dt):
+        x = a * dt
+        return (np.exp(-x) if method == "zoh" else (1 - x / 2) / (1 + x / 2)) ** n - 0.5
+
+    return brentq(left, 0, 2 / a, xtol=1e-15, rtol=1e-14)
 
 
 def impulse(step, zero, L, first=1.0, later=0.0):
@@ -58,6 +68,12 @@ def circle(L, tolerance, eps):
     return M, eps ** (1 / (M + L))
 
 
+def circle_by_formula(L, tolerance, eps):
+    wanted = L * np.log(tolerance) / (np.log(eps) - np.log(tolerance))
+    M = max(L, int(np.ceil(wanted)))
+    return M, eps ** (1 / (M + L))
+
+
 def table(weights, log_decay, L):
     return 2 * (weights @ np.exp(log_decay[:, None] * np.arange(L))).real
 
@@ -77,6 +93,7 @@ def two_digits(weights, log_decay, L):
 
 RIGHT = [
     (check_dt_for, dt_for),
+    (check_dt_for, dt_by_search),
     (check_kernel_of, impulse),
     (check_kernel_of, impulse_by_difference),
     (check_low_rank_legt, parities),
@@ -85,6 +102,7 @@ RIGHT = [
     (check_transfer, by_four_sums),
     (check_transfer, by_solving),
     (check_circle, circle),
+    (check_circle, circle_by_formula),
     (check_modes_to_kernel, in_pieces),
     (check_modes_to_kernel, two_digits),
 ]

@@ -1,0 +1,58 @@
+"""A keyboard is enough: it reaches everything, opens every fold, and moves every control."""
+
+from tests.browser.conftest import nothing
+
+
+def test_reaches_everything_and_shows_where_it_is(page):
+    page.tab.evaluate("document.activeElement.blur()")
+    page.ask("watchFocus")
+    for _ in range(page.ask("reachable") + 10):
+        page.tab.keyboard.press("Tab")
+    nothing(page.ask("missed"), "not reached:")
+    nothing(page.ask("unmarked"), "the focus cannot be seen on:")
+
+
+def moves(control):
+    """Keys that move a control, the first of them for certain."""
+    if control.evaluate("(field) => field.type") == "checkbox":
+        return ["Space"]
+    if control.evaluate("(field) => field.localName") == "select":
+        return ["ArrowUp" if control.evaluate("(f) => f.selectedIndex") else "ArrowDown"]
+    at_end = control.evaluate("(field) => field.value === field.max")
+    return ["ArrowLeft" if at_end else "ArrowRight", "Home", "End"]
+
+
+def test_every_control_changes_its_figure(page):
+    for figure in page.tab.locator("figure.ssm-widget").all():
+        for field in figure.locator("[data-control] input, [data-control] select").all():
+            for key in moves(field):
+                before = state(figure)
+                field.press(key)
+                page.ask("drawn")
+                drawn, picture, summary = state(figure)
+                where = f"{field.get_attribute('name')} {key}"
+                assert drawn == before[0] + 1, where
+                assert picture != before[1], where
+                assert len(summary) > 30, where
+
+
+def state(figure):
+    """How often a figure has been drawn, what it shows and what it says."""
+    return (
+        int(figure.get_attribute("data-drawn")),
+        figure.evaluate("(figure) => probes.picture(figure)"),
+        figure.locator(".summary[role=status]").inner_text(),
+    )
+
+
+def test_the_film_runs(page):
+    for film in page.tab.locator(".ssm-film").all():
+        button, slider, words = (film.locator(part) for part in ("button", "input", "output"))
+        last = words.inner_text()
+        slider.press("Home")
+        assert words.inner_text() != last
+        button.press("Enter")
+        assert button.inner_text() == "Pause"
+        page.tab.wait_for_function("(slider) => slider.value > 2", arg=slider.element_handle())
+        button.press("Enter")
+        assert button.inner_text() == "Play"

@@ -1,0 +1,165 @@
+"""What surrounds the chapters: glossary, bibliography, library, times, citation, the way to paper."""
+
+import csv
+import pathlib
+import re
+import subprocess
+
+import pytest
+import yaml
+
+import ssm_core
+
+ROOT = pathlib.Path(__file__).parents[1]
+BOOK = ROOT / "book"
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in (BOOK / "source").glob("*.md")}
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+# Printed when nobody gave such numbers, and none was found.
+WITHOUT_NUMBER = {"lee1932synthesis", "woodbury1950inverting"}
+
+
+def terms_used(text):
+    """The glossary terms that a text links to, in order."""
+    roles = re.findall(r"\{term\}`([^`]+)`", text)
+    return [re.fullmatch(r"(?:.*<)?([^>]+)>?", role, re.DOTALL).group(1) for role in roles]
+
+
+def glossary():
+    """Terms and their definitions."""
+    entries = re.search(r"```\{glossary\}\n(.*?)\n```", PAGES["glossary"], re.DOTALL).group(1)
+    return dict(entry.split("\n", 1) for entry in entries.split("\n\n"))
+
+
+def bibliography():
+    """Entries by key: a dictionary of fields."""
+    text = (BOOK / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{(\S+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    return {key: dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\}", fields, re.MULTILINE))
+            for key, fields in entries}
+
+
+# glossary
+
+
+def test_glossary_is_sorted_and_short():
+    terms = list(glossary())
+    assert 40 <= len(terms) <= 70
+    assert terms == sorted(terms, key=str.lower)
+    for term, definition in glossary().items():
+        assert definition.startswith("  ") and "\n" not in definition, term
+        assert len(definition) < 400, term
+
+
+def test_each_term_is_linked_from_a_chapter():
+    used = {term for text in SOURCES.values() for term in terms_used(text)}
+    assert set(glossary()) == used
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_first_uses_are_linked_and_no_others(name):
+    used = terms_used(SOURCES[name])
+    assert used and len(used) == len(set(used))
+
+
+# bibliography
+
+
+def test_entries_have_numbers_that_lead_to_them():
+    for key, fields in bibliography().items():
+        known = {"doi", "eprint", "isbn", "url"} & fields.keys()
+        assert bool(known) == (key not in WITHOUT_NUMBER), key
+        assert re.fullmatch(r"10\.\d{4,}/\S+", fields.get("doi", "10.1000/x")), key
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", fields.get("eprint", "0000.00000")), key
+        assert ("eprint" in fields) == (fields.get("archiveprefix") == "arXiv"), key
+        assert fields.get("url", "https://").startswith("https://"), key
+        digits = [int(d) for d in fields.get("isbn", "") if d.isdigit()]
+        assert (sum(digits[::2]) + 3 * sum(digits[1::2])) % 10 == 0, key
+
+
+def test_no_number_is_given_twice():
+    numbers = [fields[kind] for fields in bibliography().values()
+               for kind in ("doi", "eprint", "isbn") if kind in fields]
+    assert len(numbers) == len(set(numbers))
+
+
+# library
+
+
+def test_every_module_has_its_place_on_the_page_of_the_library():
+    shown = set(re.findall(r"automodule:: ssm_core\.(\w+)", PAGES["api"]))
+    paths = (ROOT / "ssm_core").iterdir()
+    modules = {path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()}
+    private = {module for module in modules if module.startswith("_")}
+    assert modules - private - shown <= {"widgets"}  # whose door is ssm_core.figures.widget
+    assert shown <= modules
+
+
+# times and citation
+
+
+def test_times_of_all_chapters():
+    with (BOOK / "times.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["chapter"] for row in rows) == sorted(f"{{doc}}`{name}`" for name in SOURCES)
+    for row in rows:
+        assert 0 < float(row["seconds"]) < (180 if "training" in row["chapter"] else 60)
+        assert "cores" in row["measured on"]
+
+
+def test_citation_is_of_this_version():
+    assert CITATION["title"] == CONFIG["title"]
+    assert CITATION["version"] == ssm_core.__version__
+    assert CITATION["url"] == CONFIG["html"]["baseurl"]
+    assert CITATION["authors"] == [{"name": CONFIG["author"]}]
+
+    entry = re.search(r"```bibtex\n(.*?)```", PAGES["cite"], re.DOTALL).group(1)
+    fields = dict(re.findall(r"^\s*(\w+)\s*= \{(.*)\},$", entry, re.MULTILINE))
+    plain = {name: re.sub(r"[{}]", "", value) for name, value in fields.items()}
+    assert plain == {
+        "author": CONFIG["author"], "title": CONFIG["title"], "year": CONFIG["copyright"],
+        "version": ssm_core.__version__, "url": CITATION["url"],
+    }
+
+
+# paper
+
+
+def need_tex(folder):
+    command = ["/bin/sh", ROOT / "tools" / "need_tex.sh"]
+    path = {"PATH": str(folder)}
+    return subprocess.run(command, env=path, check=False, capture_output=True, text=True)
+
+
+def test_without_tex_the_message_says_what_to_install(tmp_path):
+    run = need_tex(tmp_path)
+    assert run.returncode == 1
+    assert "missing: latexmk xelatex xindy" in run.stderr
+    assert "apt-get install" in run.stderr and "MacTeX" in run.stderr
+
+
+def test_with_tex_but_without_a_file_the_message_names_it(tmp_path):
+    for program in ("latexmk", "xelatex", "xindy", "kpsewhich"):
+        script = tmp_path / program
+        script.write_text('#!/bin/sh\n[ "$1" != fncychap.sty ]\n')
+        script.chmod(0o755)
+    run = need_tex(tmp_path)
+    assert run.returncode == 1 and "missing: fncychap.sty\n" in run.stderr
+    (tmp_path / "kpsewhich").write_text("#!/bin/sh\n")
+    assert need_tex(tmp_path).returncode == 0
+
+
+def test_paper_has_the_numbers_of_the_pages():
+    """Where both have been built: make book pdf."""
+    labels = ROOT / "_build" / "latex" / "ssm-book.aux"
+    pages = [ROOT / "_build" / "html" / "book" / f"{name}.html" for name in SOURCES]
+    if not labels.exists() or not all(page.exists() for page in pages):
+        pytest.skip("not built: make book pdf")
+    paper = re.findall(r"\\newlabel\{(?:equation:)?book/\w+:((?:eq|fig)-[\w-]+)\}\{\{([\d.]+)\}",
+                       labels.read_text(encoding="utf-8"))
+    shown = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    equations = r'id="equation-(eq-[\w-]+)">\s*<span class="eqno">\(([\d.]+)\)'
+    figures = r'href="#(fig-[\w-]+)"[^>]*><span class="std std-numref">Fig\. ([\d.]+)<'
+    for label, number in re.findall(equations, shown) + re.findall(figures, shown):
+        assert dict(paper)[label] == number, label

@@ -1,0 +1,178 @@
+"""The book's own extensions of Sphinx, on a book of a few lines."""
+
+import base64
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("sphinx_exercise")
+
+TOOLS = pathlib.Path(__file__).parents[1] / "tools" / "sphinx"
+PAGES = {
+    "conf.py": f"""
+import sys
+sys.path[:0] = [{str(TOOLS)!r}, "."]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "alt_text", "equations", "exercise_list", "hints",
+              "term_index"]
+myst_enable_extensions = ["dollarmath"]
+autodoc_member_order = "bysource"
+""",
+    "index.md": """
+# A small book
+
+```{toctree}
+:numbered: 1
+
+second
+first
+```
+
+```{toctree}
+words
+list
+library
+```
+""",
+    "first.md": """
+# The *first*
+
+$$
+y = 2u
+$$ (eq-double)
+
+Twice a {term}`signal`.
+
+```{exercise} Write it
+:label: ex-double
+
+*Five minutes.* Write `double`.
+```
+
+```{hints} ex-double
+1. Look at {eq}`eq-double`.
+2. Multiply.
+3. `2 * u`
+```
+""",
+    "second.md": """
+# The second
+
+{term}`Signals <signal>` again.
+
+```{exercise} Is $u$ *one*?
+:label: ex-one
+
+Half an hour. Find out.
+```
+
+```{hints} ex-one
+1. Only one hint.
+```
+
+```{image} none.png
+```
+
+````{alt} A grey square
+```{image} none.png
+```
+````
+""",
+    "words.md": "# Words\n\n```{glossary}\nsignal\n  A function of time.\n```\n",
+    "list.md": "# All exercises\n\n```{exercise-list}\n```\n",
+    "library.rst": "The library\n===========\n\n.. automodule:: small\n   :members:\n",
+    "small.py": '''
+"""Doubling, eq-double."""
+
+def double(u):
+    """Twice u, after eq-double.
+
+    =========  ======
+    equation   what
+    =========  ======
+    eq-double  twice
+    =========  ======
+    """
+
+class Gain:
+    """Any factor."""
+
+    def twice(self, u):
+        """Equation eq-double."""
+''',
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The pages of the small book by name, and what the build complained about."""
+    source = tmp_path_factory.mktemp("book")
+    for name, text in PAGES.items():
+        (source / name).write_text(text, encoding="utf-8")
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    (source / "none.png").write_bytes(base64.b64decode(dot))
+    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-b", "html", ".", "built"]
+    run = subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    pages = {p.stem: p.read_text(encoding="utf-8") for p in (source / "built").glob("*.html")}
+    return pages, run.stderr
+
+
+def text(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", page))
+
+
+def test_nothing_else_is_wrong_with_the_small_book(built):
+    complaints = [line for line in built[1].splitlines() if "WARNING" in line or "ERROR" in line]
+    assert len(complaints) == 2, built[1]
+
+
+def test_hints_are_folded_one_by_one(built):
+    hints = re.findall(r'<details class="hint"><summary>(Hint \d)</summary>', built[0]["first"])
+    assert hints == ["Hint 1", "Hint 2", "Hint 3"]
+    assert "<details open" not in built[0]["first"]
+
+
+def test_hints_are_three(built):
+    assert "ex-one: hints are a numbered list of three" in built[1]
+
+
+def test_exercises_are_listed_by_chapter_with_the_numbers_of_the_book(built):
+    listed = text(built[0]["list"].partition("<article")[2] or built[0]["list"])
+    second = listed.index("1. The second")
+    first = listed.index("2. The first")
+    assert second < listed.index("Exercise 1.1, Is \\(u\\) one? (half an hour)") < first
+    assert first < listed.index("Exercise 2.1, Write it (five minutes)")
+    assert 'href="first.html#ex-double"' in built[0]["list"]
+    assert 'id="ex-double"' in built[0]["first"]
+
+
+def test_an_equation_names_its_functions(built):
+    line = re.search(r'<p class="in-code">(.*?)</p>', built[0]["first"], re.DOTALL).group(1)
+    assert text(line) == "In code: double, Gain.twice"
+    links = re.findall(r'href="([^"]*)"', line)
+    assert links == ["library.html#small.double", "library.html#small.Gain.twice"]
+    places = re.findall(r'id="([^"]*)"', built[0]["library"])
+    assert {link.partition("#")[2] for link in links} <= set(places)
+
+
+def test_a_function_names_its_equations(built):
+    links = re.findall(r'href="(first\.html#equation-eq-double)"[^>]*>\(2\.1\)', built[0]["library"])
+    assert len(links) == 4  # of the module, in the text and the table of the function, of the method
+    assert "eq-double" not in text(built[0]["library"])
+
+
+def test_a_picture_needs_an_alternative_text(built):
+    assert built[1].count("no alternative text") == 1
+    assert 'alt="A grey square"' in built[0]["second"]
+
+
+def test_terms_of_the_glossary_are_in_the_index(built):
+    entry = next(e for e in built[0]["genindex"].split("<li>") if text(e).startswith("signal"))
+    links = re.findall(r'href="([^"]*)"', entry)
+    assert links[0] == "words.html#term-signal"
+    assert {link.partition("#")[0] for link in links[1:]} == {"first.html", "second.html"}
+    for link in links:
+        page, _, place = link.partition("#")
+        assert f'id="{place}"' in built[0][page.removesuffix(".html")]
