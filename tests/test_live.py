@@ -136,7 +136,7 @@ sys.meta_path.insert(0, Absent())
 run = runpy.run_path(sys.argv[1])["run"]
 for number, code in enumerate(json.load(sys.stdin), start=1):
     print(run(code, f"cell {number}"))
-"""  # It has Numba, as no browser has: without it a chapter only takes longer.
+"""  # It has Numba, which no browser has: without it a chapter only takes longer.
 
 
 def run_in_a_new_python(cells, folder):
@@ -156,7 +156,7 @@ def test_the_wheel_is_the_whole_library(tmp_path):
     assert wheel.endswith("-py3-none-any.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
     cells = ["from ssm_core import data, figures, hippo\nfigures.__file__",
-             "assert len(data.oil_prices()[1]) > 8000 and data.measurements('duality')",
+             "assert len(data.oil_prices()[1]) > 8000 and data.measurements('duality-cpu')",
              "figures.widget('hippo')"]
     here, _, [[kind, figure]] = run_in_a_new_python(cells, tmp_path)
     assert str(tmp_path) in here[0][1]

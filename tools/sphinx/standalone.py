@@ -24,7 +24,7 @@ from sphinx.errors import ExtensionError
 
 BINDER = """\
 --extra-index-url https://download.pytorch.org/whl/cpu
-ssm-core[fast,figures,mamba] @ git+{repository}
+ssm-core[chapters,fast,torch] @ git+{repository}
 """
 README = """\
 # {title}: the notebooks

@@ -1,0 +1,261 @@
+"""Live code with the real Pyodide in a real browser.
+
+Pyodide's packages cannot be had from npm, so no cell here needs NumPy; tests/test_live.py runs whole
+chapters, in Python as it is installed. Where Pyodide is missing most of this is skipped:
+
+    python tools/pyodide.py --core _build/pyodide       (or PYODIDE=folder)
+"""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from tests.test_book import ROOT
+from tests.test_live import DECLARED, LIVE, LIVE_CHAPTERS
+
+PYODIDE = pathlib.Path(os.environ.get("PYODIDE", ROOT / "_build" / "pyodide"))
+TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json",
+         ".zip": "application/zip"}
+CORE = DECLARED["core"].format(version=DECLARED["version"])
+ANYWHERE = "https://**"
+BUTTON = "Run the code of this page"
+PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+         "gg==")
+
+
+class Live:
+    """A chapter in a browser that gets Pyodide from a folder, as if that were the declared address."""
+
+    def __init__(self, browser, address, packages=(), answer=None):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+        self.asked, self.wrong = [], []
+        self.context.route(ANYWHERE, answer or self.from_folder)
+        self.context.route("**/environment.json", lambda route: self.environment(route, packages))
+        self.context.route("**/cells.py", self.cells)
+        self.tab = self.context.new_page()
+        self.tab.set_default_timeout(60_000)
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.goto(f"{address}book/hippo.html")
+        self.start = self.tab.get_by_role("button", name=BUTTON)
+        self.status = self.tab.locator(".live [role=status]")
+
+    def from_folder(self, route):
+        self.asked.append(route.request.url)
+        file = PYODIDE / route.request.url.removeprefix(CORE)
+        if not file.is_file():
+            return route.fulfill(status=404)
+        headers = {"access-control-allow-origin": "*", "content-type": TYPES[file.suffix]}
+        route.fulfill(body=file.read_bytes(), headers=headers)
+
+    def environment(self, route, packages):
+        declared = LIVE["environment"](DECLARED, "x.whl")
+        text = json.loads(route.fetch().text())
+        assert set(text) == set(declared)
+        route.fulfill(json={**text, "packages": list(packages)})
+
+    def cells(self, route):
+        """Without Matplotlib a cell shows a picture through this name."""
+        text = route.fetch().text()
+        route.fulfill(body=f"{text}\nnamespace['picture'] = lambda data: shown.append(['png', data])\n")
+
+    def until(self, words):
+        self.tab.wait_for_function(
+            "(words) => document.querySelector('.live [role=status]').textContent.includes(words)",
+            arg=words)
+
+    def button(self, words, number):
+        name = f"{words} cell {number}" if words == "Run" else f"{words} in cell {number}"
+        return self.tab.get_by_role("button", name=name, exact=True)
+
+    def field(self, number):
+        return self.tab.get_by_label(f"Code of cell {number}", exact=True)
+
+    def write(self, number, code):
+        if not self.field(number).count():
+            self.button("Edit", number).click()
+        self.field(number).fill(code)
+
+    def run(self, number, code):
+        """Replace a cell's code, run it by the keyboard, and return what it shows."""
+        self.write(number, code)
+        self.field(number).press("Shift+Enter")
+        self.until(f"Cell {number} has run.")
+        return self.shown(number)
+
+    def shown(self, number):
+        return self.tab.locator(".live-output").nth(number - 1).inner_text().strip()
+
+
+@pytest.fixture
+def opened(browser, address):
+    pages = []
+
+    def opened(**options):
+        pages.append(Live(browser, address, **options))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.context.close()
+        assert not page.wrong
+
+
+@pytest.fixture
+def live(opened):
+    """A chapter with Python running."""
+    if not PYODIDE.is_dir():
+        pytest.skip("no Pyodide: python tools/pyodide.py --core _build/pyodide")
+    if LIVE["SERVED"].is_dir():
+        pytest.skip("the book serves Pyodide itself")
+    page = opened()
+    page.start.press("Enter")
+    page.until("Python is ready.")
+    return page
+
+
+def test_the_chapters_that_can_have_a_button(html):
+    found = {path.stem for path in html.glob("book/*.html") if "live/live.js" in path.read_text("utf-8")}
+    assert found == set(LIVE_CHAPTERS)
+
+
+def test_nothing_is_fetched_before_the_button_is_pressed(opened):
+    page = opened()
+    page.tab.wait_for_load_state("networkidle")
+    assert page.asked == []
+    words = page.status.inner_text()
+    assert f"{DECLARED['megabytes']} MB" in words and ("this site" in words or "jsdelivr" in words)
+    assert page.tab.locator(".live-cell").count() == 0
+
+
+def test_only_what_is_declared_is_fetched(live):
+    assert sorted(live.asked) == sorted(CORE + name for name in DECLARED["integrity"])
+
+
+def test_cells_run_with_one_namespace_and_the_library(live):
+    cells = len(LIVE["cells_of_page"](ROOT / "book" / "hippo.ipynb"))
+    assert live.tab.locator(".live-cell").count() == cells
+    assert live.tab.evaluate("document.activeElement.textContent") == "Run all cells"
+    code = "import sys, ssm_core\nmore = 2\nprint('on', sys.platform)\nssm_core.__version__"
+    assert live.run(1, code) == "on emscripten\n'0.1.0'"
+    live.write(2, "more += 1\nmore")
+    live.write(3, "more += 1\nmore")
+    live.button("Run", 3).press("Enter")  # and with it cell 2, and not cell 1 again
+    live.until("Cell 3 has run.")
+    assert live.shown(2) == "3" and live.shown(3) == "4"
+    live.button("Run", 2).press("Enter")
+    live.until("Cell 2 has run.")
+    assert live.shown(2) == "5"
+
+
+def test_an_error_is_told_and_stops_the_cells_below(live):
+    live.write(1, "def f():\n    return 1 / 0\nf()")
+    live.button("Run", 2).click()
+    live.until("Cell 1 ended in an error, so cell 2 did not run.")
+    assert "File \"cell 1\", line 2, in f\n" in live.shown(1)
+    assert live.shown(1).endswith("ZeroDivisionError: division by zero")
+    live.run(1, "1")
+    assert live.shown(1) == "1"
+
+
+def test_a_field_is_edited_by_keyboard_and_lets_go(live):
+    live.button("Edit", 1).press("Enter")
+    printed = live.tab.locator(".cell .highlight").first
+    assert printed.is_hidden()
+    live.field(1).fill("")
+    live.tab.keyboard.type("for k in range(2):\nprint(k)")
+    assert live.field(1).input_value() == "for k in range(2):\n    print(k)"
+    live.tab.keyboard.press("Tab")
+    assert live.tab.evaluate("document.activeElement.getAttribute('aria-label')") == "Run cell 1"
+    live.tab.keyboard.press("Tab")
+    live.tab.keyboard.press("Enter")  # undo edits
+    assert printed.is_visible() and live.field(1).count() == 0
+
+
+def test_a_new_picture_takes_the_place_of_the_stored_one(live):
+    figure = live.tab.locator(".cell_output figure:has(figcaption)").first
+    image, before = figure.locator("img"), figure.inner_text()
+    alt = image.get_attribute("alt")
+    number = 1 + image.evaluate("""(image) => [...document.querySelectorAll('.bd-article .cell_input')]
+        .map((input) => input.closest('.cell')).indexOf(image.closest('.cell'))""")
+    for above in range(1, number):
+        live.write(above, "")
+    live.run(number, f"picture('{PIXEL}')\npicture('{PIXEL}')")
+    assert image.get_attribute("src").startswith("data:image/png") and figure.inner_text() == before
+    assert image.get_attribute("alt") == f"Figure that cell {number} drew" != alt
+    assert live.tab.locator(".live-output img").count() == 1
+    live.run(number, "print('no picture')")
+    assert figure.is_hidden() and live.tab.locator(".live-output img").count() == 0
+    live.run(number, f"picture('{PIXEL}')")
+    assert figure.is_visible()
+
+
+def test_html_runs_its_scripts(live):
+    code = ("class Show:\n    def _repr_html_(self):\n"
+            "        return '<b id=x>no</b><script>x.textContent = \"yes\"</script>'\nShow()")
+    assert live.run(1, code) == "yes"
+
+
+def test_a_cell_without_end_can_be_stopped(live):
+    live.run(1, "a = 1")
+    live.write(2, "while True:\n    pass")
+    live.button("Run", 2).click()
+    live.until("Cell 2 of")
+    live.button("Run", 1).click()
+    live.until("Python is busy.")
+    live.tab.get_by_role("button", name="Stop", exact=True).click()
+    live.until("Stopped.")
+    live.write(1, "'a' in globals()")
+    live.button("Run", 1).click()  # starts Python again
+    live.until("Cell 1 has run.")
+    assert live.shown(1) == "False"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_narrow_window(live, scheme):
+    live.tab.emulate_media(color_scheme=scheme)
+    live.run(1, "print('wide ' * 100)")
+    live.tab.set_viewport_size({"width": 390, "height": 900})
+    assert live.tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def stays_as_it_was(page, words):
+    before = page.tab.locator(".bd-article").inner_html()
+    page.start.click()
+    page.until(words)
+    assert page.start.is_visible()
+    after = page.tab.locator(".bd-article").inner_html()
+    assert after.partition("</p>")[2] == before.partition("</p>")[2]
+
+
+def test_without_a_connection_the_page_stays_as_it_was(opened):
+    stays_as_it_was(opened(answer=lambda route: route.abort()), "could not be fetched. The page stays")
+
+
+def test_a_file_that_is_another_is_refused(opened):
+    def changed(route):
+        route.fulfill(body="export const loadPyodide = 1", content_type="text/javascript",
+                      headers={"access-control-allow-origin": "*"})
+
+    stays_as_it_was(opened(answer=changed), "could not be fetched. The page stays")
+
+
+def test_a_package_that_does_not_come_is_said(opened):
+    if not PYODIDE.is_dir():
+        pytest.skip("no Pyodide: python tools/pyodide.py --core _build/pyodide")
+    stays_as_it_was(opened(packages=["numpy"]), "wasm32.whl could not be fetched. The page stays")
+
+
+def test_a_browser_without_webassembly_is_told_so(opened):
+    page = opened()
+    page.tab.evaluate("delete window.WebAssembly")
+    stays_as_it_was(page, "This browser has no WebAssembly.")
+
+
+def test_a_page_from_a_file_says_what_it_needs(browser, html):
+    tab = browser.new_page()
+    tab.goto((html / "book" / "hippo.html").as_uri())
+    tab.get_by_role("button", name=BUTTON).click()
+    assert "opened from a file" in tab.locator(".live [role=status]").inner_text()
+    tab.close()
