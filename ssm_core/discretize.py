@@ -77,11 +77,11 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
         TypeError: arguments that are no numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
-    Equations eq-euler, eq-backward-euler, eq-bilinear, eq-gbt, eq-zoh, eq-foh, eq-dirac. Sources:
-    Franklin, Powell and Workman, *Digital Control of Dynamic Systems* (3rd ed.), sections 6.1 and
-    6.3; Zhang, Chen and Chen, "Digital redesign via the generalised bilinear transformation" (2009)
-    for ``gbt``; Van Loan, "Computing integrals involving the matrix exponential" (1978) for
-    ``zoh``, ``foh``.
+    Equations eq-euler, eq-backward-euler, eq-bilinear, eq-gbt, eq-zoh, eq-foh, eq-dirac,
+    eq-output-first. Sources: Franklin, Powell and Workman, *Digital Control of Dynamic Systems*
+    (3rd ed.), sections 6.1 and 6.3; Zhang, Chen and Chen, "Digital redesign via the generalised
+    bilinear transformation" (2009) for ``gbt``; Van Loan, "Computing integrals involving the matrix
+    exponential" (1978) for ``zoh``, ``foh``.
 
     Example:
         A = -1 and dt = 1 give (1 - 1/2) / (1 + 1/2) = 1/3 by the bilinear rule:

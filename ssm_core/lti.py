@@ -224,7 +224,7 @@ class ContinuousSSM(_StateSpace):
             ValueError: wrong shape, NaN or infinity, or iw is an eigenvalue of A: a resonance
                 without friction has no finite response.
 
-        Equation eq-frequency-response.
+        Equations eq-fourier, eq-frequency-response.
 
         Example:
             >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])

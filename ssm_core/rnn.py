@@ -76,7 +76,8 @@ def rnn(u, W, U, b, activation: str = "tanh", h0=None) -> np.ndarray:
         TypeError: arguments that are no real numbers.
         OverflowError: the state leaves the range of float64 (``relu``, ``identity``).
 
-    Equation eq-rnn. Source: Elman, "Finding structure in time" (1990).
+    Equations eq-rnn and, for ``identity``, eq-rnn-linear. Source: Elman, "Finding structure in
+    time" (1990).
 
     Example:
         >>> print(rnn([1.0, 0.0], W=[[0.5]], U=[[1.0]], b=[0.0]).round(4))

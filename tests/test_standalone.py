@@ -33,7 +33,7 @@ CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exis
 @pytest.fixture(scope="module")
 def notebooks():
     """All notebooks that the launch buttons open, by chapter."""
-    build = "import sys; from jupyter_book.cli.main import main; sys.argv[0] = 'jupyter-book'; main()"
+    build = "from jupyter_book.cli.main import main; main()"
     options = ["-n", "-W", "--keep-going", "--builder", "custom", "--custom-builder", "notebooks"]
     command = [sys.executable, "-c", build, "build", str(ROOT), *options]
     run = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -3,9 +3,9 @@
     python tools/alone.py discretization             the environment can run notebooks, no more
     python tools/alone.py mamba torch                it has PyTorch already, as Colab has
 
-The notebook is the one that the launch buttons open, from _build/notebooks (make colab). It installs
-the library itself; here from a git repository that holds the working tree, in place of GitHub's. What
-was in the environment before must be there afterwards, in the same version.
+The notebook is the one that the launch buttons open, from _build/notebooks (make colab). It
+installs the library itself; here from a git repository that holds the working tree, not GitHub's.
+What was in the environment before must be there afterwards, in the same version.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def main():
     parser.add_argument("chapter")
     parser.add_argument("present", nargs="*", metavar="PACKAGE", help="what is there before")
     arguments = parser.parse_args()
-    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    address = config["repository"]["url"]
     notebook = ROOT / "_build" / "notebooks" / "book" / f"{arguments.chapter}.ipynb"
     text = notebook.read_text(encoding="utf-8")
 

@@ -40,8 +40,9 @@ def project(u, measure, N, dt, method="bilinear", every=1, **measure_args):
         ValueError: wrong shape, non-finite samples, unknown measure or method, a value out of range
         TypeError:  an argument that the measure does not have
 
-    Book: eq-projection, eq-hippo-ode; eq-legs-update and eq-legs-residual for ``legs``. Source:
-    Gu et al., HiPPO (arXiv 2008.07669), section 2.4 and appendix E (the O(N) step).
+    Book: eq-projection, eq-hippo-ode; for ``legs`` eq-legs-projection, eq-legs-update and
+    eq-legs-residual. Source: Gu et al., HiPPO (arXiv 2008.07669), section 2.4 and appendix E (the
+    O(N) step).
 
     Example:
         >>> project([1.0, 2.0, 3.0], "legs", N=2, dt=1.0)[:, 0]

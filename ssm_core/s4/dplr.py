@@ -177,7 +177,8 @@ class DPLR:
         (eq-s4-kernel). It is evaluated at 2L points of the circle of radius r < 1, and an inverse
         FFT gives :math:`r^j K_j` (eq-s4-circle). Time O(N L), memory O(N + L), for each system.
 
-        Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle, eq-s4-radius. Source: as the class.
+        Book: eq-s4-generating, eq-s4-resolvent, eq-s4-kernel, eq-s4-circle, eq-s4-radius. Source:
+        as the class.
         """
         poles = self.Lambda * self.dt[:, None]
         # Rows P* and C, columns P and B: all the sums that Woodbury's identity asks for. A term w

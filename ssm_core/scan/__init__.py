@@ -92,8 +92,9 @@ def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_
         ValueError: wrong shapes, devices, backends, boundaries; complex tensors.
         TypeError: something that is no tensor, or a dtype that is not taken.
 
-    Equations eq-selective-scan, eq-mamba-rule, eq-selective-scan-gradients. Source: Gu and Dao,
-    "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), sections 3.2 and 3.3.
+    Equations eq-selective-scan, eq-mamba-rule, eq-chunk-carry, eq-selective-scan-gradients. Source:
+    Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), sections
+    3.2 and 3.3.
 
     Example:
         >>> import torch

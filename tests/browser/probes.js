@@ -86,7 +86,7 @@ window.probes = (() => {
   // Has an element a ring or a shadow, or the label around it, or the title of the fold it opens?
   function marked(element) {
     const label = element.closest("label");
-    const title = element.matches(".toggle-button") && element.parentElement.querySelector(".admonition-title");
+    const title = element.closest(".admonition-title");
     return ringed(element) || (label && ringed(label)) || (title && ringed(title, "::before"));
   }
 

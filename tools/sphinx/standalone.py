@@ -2,9 +2,9 @@
 
     jupyter-book build . --builder custom --custom-builder notebooks
 
-Colab and JupyterLab show directives, roles and labels as they were typed. So this builder starts from
-what Sphinx has made of a chapter, where numbers, links, citations and glued values are those of the
-book, and writes that as Markdown, with links into the published book, around the cells of the
+Colab and JupyterLab show directives, roles and labels as they were typed. So this builder starts
+from what Sphinx has made of a chapter, where numbers, links, citations and glued values are those
+of the book. It writes that as Markdown, with links into the published book, around the cells of the
 chapter with their stored outputs. Code that the book folds is folded here too, and a solution does
 not show before it is asked for.
 
@@ -27,7 +27,7 @@ BINDER = """\
 ssm-core[chapters,fast,torch] @ git+{repository}
 """
 README = """\
-# {title}: the notebooks
+# Notebooks of "{title}"
 
 The chapters of [the book]({book}), made from [its sources]({repository}) to be opened in Colab and
 Binder. Each deployment of the book replaces this branch.
