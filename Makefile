@@ -9,7 +9,7 @@ PAGE := _build/html/index.html
 CHAPTER := discretization
 TEXFLAGS := -silent -interaction=nonstopmode -halt-on-error
 
-.PHONY: help book need-tex pdf colab alone test browser notebooks lint clean
+.PHONY: help book live need-tex pdf colab alone test browser notebooks lint clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ pdf: need-tex $(READY)  ## set the book on paper; needs TeX, and says what to in
 colab: $(READY)  ## write the notebooks for Colab and Binder, into _build/notebooks
 	$(BIN)/jupyter-book build . -n -W --keep-going --builder custom --custom-builder notebooks
 	if [ -d _build/html/_sources ]; then cp -R _build/notebooks/book _build/html/_sources/; fi
+
+live: $(READY)  ## put Pyodide beside the book: live code then fetches nothing from elsewhere
+	$(BIN)/python tools/pyodide.py
 
 alone: colab  ## run one of them in a fresh environment; CHAPTER=mamba WITH=torch for another
 	$(BIN)/python tools/alone.py $(CHAPTER) $(WITH)

@@ -79,6 +79,8 @@ class Page:
         self.show(*look)
         tab.goto(f"{address}{name}.html")
         tab.evaluate("window.MathJax?.startup.promise")
+        # Colours are measured as they are in the end, not on their way there.
+        tab.add_style_tag(content="*, ::before, ::after { transition: none !important }")
 
     def show(self, scheme, width):
         self.tab.emulate_media(color_scheme=scheme)
