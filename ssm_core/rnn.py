@@ -368,8 +368,8 @@ def lstm_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None) 
         u, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0: as for :func:`lstm`.
 
     Returns:
-        J (L, 2 N, 2 N) with J[k] = d(h, c)[k] / d(h, c)[k - 1]; the block J[:, N:, N:], from cell
-        to cell, holds the forget gate.
+        J (L, 2 N, 2 N) with J[k] = d(h, c)[k] / d(h, c)[k - 1]; the last N rows and columns, from
+        cell to cell, hold the forget gate.
 
     Raises:
         ValueError: shapes that do not fit, NaN or infinity.

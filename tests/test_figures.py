@@ -28,19 +28,57 @@ def in_the_dark(colours):
     return np.clip((amount + (1 - 2 * amount) * colours) @ (2 * np.outer(grey, np.ones(3)) - np.eye(3)), 0, 1)
 
 
+# Names of colours, those for words first.
+NAMES = "BLUE", "ORANGE", "GREEN", "PINK", "AMBER", "GREY", "SKY"
+
+# What eyes that lack one kind of cone make of light: Machado, Oliveira and Fernandes (2009), table 1.
+SIGHT = {
+    "all cones": np.eye(3),
+    "no long": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998]],
+    "no middle": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                  [-0.011820, 0.042940, 0.968881]],
+    "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                 [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(colours):
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+
+
 def luminance(colours):
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    return linear @ [0.2126, 0.7152, 0.0722]
+    return linear(colours) @ [0.2126, 0.7152, 0.0722]
 
 
-@pytest.mark.parametrize("look", [np.asarray, in_the_dark])
+def lab(light):
+    """CIELAB coordinates of linear red, green and blue, where 2 is a difference that one just sees."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(light, 0, 1) @ to_xyz.T / to_xyz.sum(1)).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.fixture(params=[np.asarray, in_the_dark])
+def look(request):
+    """What a theme of the book makes of colours."""
+    return request.param
+
+
+def palette():
+    return np.array([to_rgb(getattr(figures, name)) for name in NAMES])
+
+
 def test_words_in_the_colours_of_figures_can_be_read(look):
-    names = "BLUE", "ORANGE", "GREEN", "PINK", "AMBER", "GREY", "SKY"
-    colours = np.array([to_rgb(getattr(figures, name)) for name in names])
-    ground = luminance(look(np.ones(3)))
-    ink = luminance(look(colours))
+    ground, ink = luminance(look(np.ones(3))), luminance(look(palette()))
     contrast = (np.maximum(ink, ground) + 0.05) / (np.minimum(ink, ground) + 0.05)
     assert contrast[:-1].min() > 4.5 and contrast[-1] > 3  # words; lines and areas
+
+
+@pytest.mark.parametrize("cones", SIGHT)
+def test_colours_stay_apart_for_every_eye(look, cones):
+    seen = lab(linear(look(palette())) @ np.transpose(SIGHT[cones]))
+    apart = np.linalg.norm(seen[:, None] - seen, axis=-1)[np.triu_indices(len(seen), 1)]
+    assert apart.min() > 9
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ PAGES = {
     "conf.py": f"""
 import sys
 sys.path[:0] = [{str(TOOLS)!r}, "."]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "alt_text", "equations", "exercise_list", "hints",
-              "term_index"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "alt_text", "equations", "exercise_list",
+              "formulas", "hints", "term_index"]
 myst_enable_extensions = ["dollarmath"]
 autodoc_member_order = "bysource"
 """,
@@ -44,6 +44,9 @@ y = 2u
 $$ (eq-double)
 
 Twice a {term}`signal`.
+
+The *one*, *two*, the ($k$-th), **all** of $a$, $b$; [see $c$, or $d$](second.md). Alone: $e$ here
+$f$.
 
 ```{exercise} Write it
 :label: ex-double
@@ -87,7 +90,8 @@ Half an hour. Find out.
 """Doubling, eq-double."""
 
 def double(u):
-    """Twice u, after eq-double.
+    """Twice u, after eq-double: for
+    :math:`u` and others.
 
     =========  ======
     equation   what
@@ -132,6 +136,18 @@ def test_hints_are_folded_one_by_one(built):
     hints = re.findall(r'<details class="hint"><summary>(Hint \d)</summary>', built[0]["first"])
     assert hints == ["Hint 1", "Hint 2", "Hint 3"]
     assert "<details open" not in built[0]["first"]
+
+
+def test_what_touches_a_formula_stays_with_it(built):
+    paragraph = re.search(r"<p>The <em>one.*?</p>", built[0]["first"], re.DOTALL).group()
+    kept = re.findall(r'<span class="together">(.*?</span>.*?)</span>', paragraph)
+    assert list(map(text, kept)) == [r"(\(k\)-th),", r"\(a\),", r"\(b\);", r"\(c\),", r"\(f\)."]
+    assert text(paragraph) == (r"The one, two, the (\(k\)-th), all of \(a\), \(b\); see \(c\), or \(d\). "
+                               r"Alone: \(e\) here \(f\).")
+
+
+def test_a_line_that_ends_before_a_formula_stays_one(built):
+    assert r"after (2.1): for \(u\) and others" in text(built[0]["library"])
 
 
 def test_hints_are_three(built):

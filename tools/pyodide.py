@@ -47,8 +47,14 @@ def put(file, content, sha256):
 
 
 def fetch(folder, live, with_packages):
-    npm = ["npm", "pack", f"pyodide@{live['version']}"]
-    subprocess.run(npm, cwd=folder, check=True, capture_output=True)
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit("npm is needed to fetch Pyodide, and is not on the path")
+    command = [npm, "pack", f"pyodide@{live['version']}"]
+    packed = subprocess.run(command, cwd=folder, check=False,
+                            capture_output=True, text=True)
+    if packed.returncode:
+        raise SystemExit(f"npm could not fetch Pyodide:\n{packed.stderr}")
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as files:
         for name, expected in live["integrity"].items():

@@ -1,25 +1,31 @@
 """Look at the built book: a picture of each page, light and dark, 1280 and 390 pixels wide.
 
-    python tools/screenshots.py FOLDER [PAGE …]
+    python tools/screenshots.py FOLDER [PAGE …]         PAGE is a name such as rnn
 
 What a browser complains about, and what can be measured, is a matter of tests/browser.
 """
 
+import argparse
 import pathlib
-import sys
 
 import chromium
 from playwright.sync_api import sync_playwright
 
 
 def main():
-    folder = pathlib.Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
     files = {pathlib.PurePosixPath(page).name: chromium.HTML / f"{page}.html"
              for page in chromium.pages()}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help=", ".join(files))
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = chromium.launch(playwright)
-        for name in sys.argv[2:] or files:
+        for name in arguments.pages or files:
             page = browser.new_page()
             page.goto(files[name].resolve().as_uri())
             page.evaluate("window.MathJax?.startup.promise")

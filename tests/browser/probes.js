@@ -104,7 +104,7 @@ window.probes = (() => {
   }
 
   return {
-    faintText, beyond, watchFocus,
+    faintText, beyond, ground, watchFocus,
     reachable: () => reachable().length,
     missed: () => missed().map(name),
     unmarked: () => [...reached].filter(([, mark]) => !mark).map(([element]) => name(element)),

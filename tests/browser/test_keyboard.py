@@ -59,3 +59,4 @@ def test_the_film_runs(page):
         page.tab.wait_for_function("(slider) => slider.value > 2", arg=slider.element_handle())
         button.press("Enter")
         assert button.inner_text() == "Play"
+        slider.press("End")

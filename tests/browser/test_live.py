@@ -21,6 +21,7 @@ TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "appli
          ".zip": "application/zip"}
 CORE = DECLARED["core"].format(version=DECLARED["version"])
 ELSEWHERE = re.compile("^https://")
+CHAPTER = "hippo"
 BUTTON = "Run the code of this page"
 PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
          "gg==")
@@ -29,19 +30,24 @@ PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhg
 class Live:
     """A chapter in a browser that gets Pyodide from a folder, as if that were the declared address."""
 
-    def __init__(self, browser, address, html, packages=(), answer=None):
+    def __init__(self, browser, address, html):
         self.context = browser.new_context(viewport={"width": 1280, "height": 900})
         self.asked, self.wrong = [], []
         self.scripts = html / "_static" / "live"
-        self.context.route(ELSEWHERE, answer or self.from_folder)
-        self.context.route("**/environment.json", lambda route: self.environment(route, packages))
+        self.reset()
+        self.context.route(ELSEWHERE, lambda route: self.answer(route))
+        self.context.route("**/environment.json", self.environment)
         self.context.route("**/cells.py", self.cells)
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(60_000)
         self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.tab.goto(f"{address}book/hippo.html")
+        self.tab.goto(f"{address}book/{CHAPTER}.html")
         self.start = self.tab.get_by_role("button", name=BUTTON)
         self.status = self.tab.locator(".live [role=status]")
+
+    def reset(self):
+        """What tests may change: the answer to requests for Pyodide, and which packages a start wants."""
+        self.answer, self.packages = self.from_folder, []
 
     def from_folder(self, route):
         self.asked.append(route.request.url)
@@ -51,9 +57,9 @@ class Live:
         headers = {"access-control-allow-origin": "*", "content-type": TYPES[file.suffix]}
         route.fulfill(path=file, headers=headers)
 
-    def environment(self, route, packages):
+    def environment(self, route):
         written = json.loads((self.scripts / "environment.json").read_text("utf-8"))
-        route.fulfill(json={**written, "packages": list(packages)})
+        route.fulfill(json={**written, "packages": self.packages})
 
     def cells(self, route):
         """Without Matplotlib a cell shows a picture through this name."""
@@ -88,12 +94,13 @@ class Live:
         return self.tab.locator(".live-output").nth(number - 1).inner_text().strip()
 
 
-@pytest.fixture
-def opened(browser, address, html):
+@pytest.fixture(scope="module")
+def open_chapter(browser, address, html):
+    """Opens a chapter that must not complain, whatever a test does with it."""
     pages = []
 
-    def opened(**options):
-        pages.append(Live(browser, address, html, **options))
+    def opened():
+        pages.append(Live(browser, address, html))
         return pages[-1]
 
     yield opened
@@ -102,17 +109,37 @@ def opened(browser, address, html):
         assert not page.wrong
 
 
+@pytest.fixture(scope="module")
+def not_started(open_chapter):
+    return open_chapter()
+
+
 @pytest.fixture
-def live(opened):
-    """A chapter with Python running."""
+def still(not_started):
+    """A chapter whose Python has not started, whatever was tried before."""
+    not_started.reset()
+    return not_started
+
+
+@pytest.fixture(scope="module")
+def started(open_chapter):
     if not PYODIDE.is_dir():
         pytest.skip("no Pyodide: python tools/pyodide.py --core _build/pyodide")
     if LIVE["SERVED"].is_dir():
         pytest.skip("the book serves Pyodide itself")
-    page = opened()
+    page = open_chapter()
     page.start.press("Enter")
     page.until("Python is ready.")
     return page
+
+
+@pytest.fixture
+def live(started):
+    """A chapter with Python running, in which no cell is edited."""
+    undo = started.tab.get_by_role("button", name="Undo edits")
+    while undo.count():
+        undo.first.click()
+    return started
 
 
 def test_the_chapters_that_can_have_a_button(html):
@@ -120,23 +147,22 @@ def test_the_chapters_that_can_have_a_button(html):
     assert found == set(LIVE_CHAPTERS)
 
 
-def test_nothing_is_fetched_before_the_button_is_pressed(opened):
-    page = opened()
-    page.tab.wait_for_load_state("networkidle")
-    assert page.asked == []
-    words = page.status.inner_text()
+def test_nothing_is_fetched_before_the_button_is_pressed(still):
+    still.tab.evaluate("MathJax.startup.promise")
+    assert still.asked == []
+    words = still.status.inner_text()
     assert f"{DECLARED['megabytes']} MB" in words and ("this site" in words or "jsdelivr" in words)
-    assert page.tab.locator(".live-cell").count() == 0
+    assert still.tab.locator(".live-cell").count() == 0
 
 
-def test_only_what_is_declared_is_fetched(live):
+def test_the_button_fetches_what_is_declared_and_makes_every_cell_live(live):
     assert sorted(live.asked) == sorted(CORE + name for name in DECLARED["integrity"])
+    cells = len(LIVE["cells_of_page"](ROOT / "book" / f"{CHAPTER}.ipynb"))
+    assert live.tab.locator(".live-cell").count() == cells
+    assert live.tab.evaluate("document.activeElement.textContent") == "Run all cells"
 
 
 def test_cells_run_with_one_namespace_and_the_library(live):
-    cells = len(LIVE["cells_of_page"](ROOT / "book" / "hippo.ipynb"))
-    assert live.tab.locator(".live-cell").count() == cells
-    assert live.tab.evaluate("document.activeElement.textContent") == "Run all cells"
     code = "import sys, ssm_core\nmore = 2\nprint('on', sys.platform)\nssm_core.__version__"
     assert live.run(1, code) == "on emscripten\n'0.1.0'"
     live.write(2, "more += 1\nmore")
@@ -217,7 +243,9 @@ def test_fits_a_narrow_window(live, scheme):
     live.tab.emulate_media(color_scheme=scheme)
     live.run(1, "print('wide ' * 100)")
     live.tab.set_viewport_size({"width": 390, "height": 900})
-    assert live.tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    over = live.tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+    live.tab.set_viewport_size({"width": 1280, "height": 900})
+    assert over <= 0
 
 
 def stays_as_it_was(page, words):
@@ -229,33 +257,34 @@ def stays_as_it_was(page, words):
     assert after.partition("</p>")[2] == before.partition("</p>")[2]
 
 
-def test_without_a_connection_the_page_stays_as_it_was(opened):
-    stays_as_it_was(opened(answer=lambda route: route.abort()), "could not be fetched. The page stays")
+def test_without_a_connection_the_page_stays_as_it_was(still):
+    still.answer = lambda route: route.abort()
+    stays_as_it_was(still, "could not be fetched. The page stays")
 
 
-def test_a_file_that_is_another_is_refused(opened):
-    def changed(route):
-        route.fulfill(body="export const loadPyodide = 1", content_type="text/javascript",
-                      headers={"access-control-allow-origin": "*"})
+def test_a_file_that_is_another_is_refused(still):
+    still.answer = lambda route: route.fulfill(
+        body="export const loadPyodide = 1", content_type="text/javascript",
+        headers={"access-control-allow-origin": "*"})
+    stays_as_it_was(still, "could not be fetched. The page stays")
 
-    stays_as_it_was(opened(answer=changed), "could not be fetched. The page stays")
 
-
-def test_a_package_that_does_not_come_is_said(opened):
+def test_a_package_that_does_not_come_is_said(still):
     if not PYODIDE.is_dir():
         pytest.skip("no Pyodide: python tools/pyodide.py --core _build/pyodide")
-    stays_as_it_was(opened(packages=["numpy"]), "wasm32.whl could not be fetched. The page stays")
+    still.packages = ["numpy"]
+    stays_as_it_was(still, "wasm32.whl could not be fetched. The page stays")
 
 
-def test_a_browser_without_webassembly_is_told_so(opened):
-    page = opened()
-    page.tab.evaluate("delete window.WebAssembly")
-    stays_as_it_was(page, "This browser has no WebAssembly.")
+def test_a_browser_without_webassembly_is_told_so(still):
+    still.tab.evaluate("delete window.WebAssembly")
+    stays_as_it_was(still, "This browser has no WebAssembly.")
+    still.tab.reload()
 
 
 def test_a_page_from_a_file_says_what_it_needs(browser, html):
     tab = browser.new_page()
-    tab.goto((html / "book" / "hippo.html").as_uri())
+    tab.goto((html / "book" / f"{CHAPTER}.html").as_uri())
     tab.get_by_role("button", name=BUTTON).click()
     assert "opened from a file" in tab.locator(".live [role=status]").inner_text()
     tab.close()

@@ -1,0 +1,40 @@
+"""How tests are dealt out to processes, and what each page of the book weighs."""
+
+import pathlib
+import re
+
+import pytest
+
+KILOBYTE = 1000
+PARTS = "text", "widgets", "figures", "theme"
+WEIGHTS = pathlib.Path(__file__).parents[1] / "_build" / "page-weights.txt"
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Modules stay together, as with loadscope, but a page of the book stays with itself."""
+    if config.option.dist != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPage(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            page = re.search(r"^tests/browser/.*\[(book/\w+)", nodeid)
+            return page[1] if page else super()._split_scope(nodeid)
+
+    return ByPage(config, log)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A table of what pages weigh, which their tests have measured in whatever process."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    pages = {page: parts for report in reports for kind, (page, *parts) in report.user_properties
+             if kind == "weight"}
+    if not pages:
+        return
+    lines = ["What each page loads, in kilobytes, before compression.", ""]
+    lines.append(f"{'page':24}" + "".join(f"{part:>10}" for part in (*PARTS, "all")))
+    for page, parts in pages.items():
+        sizes = (*parts, sum(parts))
+        lines.append(f"{page:24}" + "".join(f"{size / KILOBYTE:10.0f}" for size in sizes))
+    WEIGHTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
