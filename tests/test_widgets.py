@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 from ssm_core import data, figures, hippo, rnn
 from ssm_core.discretize import discretize
 from ssm_core.lti import ContinuousSSM
+from ssm_core.mamba import MambaConfig, MambaLM
 from ssm_core.s4 import s4d_modes
 from ssm_core.scan import selective_scan_ref
 from ssm_core.widgets import CATALOGUE, widget
@@ -226,6 +227,29 @@ def test_selective_scan():
     assert [len(level) for level in js("downSweep", levels)] == [1, 2, 4, 8, 16, 32, 64]
 
 
+def test_training():
+    from benchmarks.generation import Transformer  # the same sizes as those that were measured
+
+    js, brought = engine_for("training"), CATALOGUE["training"].data()
+    vocabulary = brought["vocabulary"]
+    for d, layers in [(32, 4), *((size["d"], size["layers"]) for size in brought["sizes"].values())]:
+        mamba = MambaLM(MambaConfig(d, layers, vocabulary), device="meta", dtype=torch.bfloat16)
+        transformer = Transformer(d, layers // 2, 2, vocabulary, 300, device="meta",
+                                  dtype=torch.bfloat16)
+        numbers = [sum(p.numel() for p in model.parameters()) for model in (mamba, transformer)]
+        got = js("mambaNumbers", d, layers, vocabulary), js("transformerNumbers", d, layers // 2, vocabulary)
+        assert list(got) == numbers
+        for texts in (1, 3):
+            state = sum(part.nbytes for pair in mamba.allocate_inference_cache(texts, 0).values()
+                        for part in pair)
+            cache = transformer.allocate_cache(texts, 300).nbytes
+            assert texts * js("stateBytes", d, layers) == state
+            assert texts * js("cacheBytes", d, layers // 2, 300) == cache
+            model = {"d": d, "layers": layers, "vocabulary": vocabulary}
+            moved = [js("bytesMoved", kind, model, texts, 300) for kind in ("mamba", "transformer")]
+            assert moved == [2 * numbers[0] + 2 * state, 2 * numbers[1] + cache]
+
+
 # --- what the chapters say of them --------------------------------------------------------------
 
 
@@ -250,6 +274,17 @@ def test_the_chapters_promise_what_the_figures_show():
 
     assert error("legs", 16) > 0.3 * u.std() and error("legs", 24) < 0.05 * u.std()
     assert error("lagt", 32, 140) < min(error("lagt", 32, 79), error("lagt", 32, 250))
+
+    js, brought = engine_for("training"), CATALOGUE["training"].data()
+
+    def part(size, texts):  # from how many tokens on a Transformer moves half as much again
+        model = {**brought["sizes"][size], "vocabulary": brought["vocabulary"]}
+        lengths = np.geomspace(16, 1e6, 200)
+        return next(L for L in lengths if js("bytesMoved", "transformer", model, texts, L)
+                    > 1.5 * js("bytesMoved", "mamba", model, texts, L))
+
+    assert part("130", 1) > 2048 and part("130", 100) < 512
+    assert part("2800", 1) > part("130", 1) and part("2800", 100) > part("130", 100)
 
 
 # --- pages --------------------------------------------------------------------------------------

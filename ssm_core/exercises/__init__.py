@@ -75,3 +75,10 @@ from ssm_core.exercises.selective_scan import (
     check_scan_gradient,
     check_step_floors,
 )
+from ssm_core.exercises.training import (
+    check_bits_in_pieces,
+    check_bits_per_character,
+    check_least_bits,
+    check_most_texts,
+    check_share_without_order,
+)

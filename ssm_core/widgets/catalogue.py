@@ -138,6 +138,16 @@ def _mamba_data():
 
 
 _STATE_SIZES = (8, 16, 32, 64)
+_MAMBA_SIZES = {"130": ("130 million", 768, 24), "370": ("370 million", 1024, 48),
+                "790": ("790 million", 1536, 48), "1400": ("1.4 billion", 2048, 48),
+                "2800": ("2.8 billion", 2560, 64)}
+
+
+def _training_data():
+    copied = data.measurements("scan-cuda-baseline")["copy_TB_per_s"]
+    return {"sizes": {key: {"d": d, "layers": layers} for key, (_, d, layers) in _MAMBA_SIZES.items()},
+            "vocabulary": 50_280, "bandwidth": copied * 1e12}
+
 
 CATALOGUE = {
     "rnn": Entry(
@@ -257,5 +267,17 @@ CATALOGUE = {
         ),
         ("selective_scan",),
         charts=False,
+    ),
+    "training": Entry(
+        "What a generated token costs",
+        "a choice of sizes, sliders for the texts at once and for the tokens that came before; what a "
+        "Transformer and a Mamba keep, and how long a token takes an H100 at the least.",
+        (
+            Choice("size", "Numbers", {key: words for key, (words, _, _) in _MAMBA_SIZES.items()}, "130"),
+            Slider("texts", "Texts at once", 1, 256, 1, step="log", whole=True),
+            Slider("tokens", "Tokens before", 16, 1_000_000, 2000, step="log", whole=True),
+        ),
+        ("training",),
+        _training_data,
     ),
 }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssm_core.exercises.training import (
+from ssm_core.exercises import (
     check_bits_in_pieces,
     check_bits_per_character,
     check_least_bits,
