@@ -274,7 +274,7 @@ CATALOGUE = {
         "Transformer and a Mamba keep, and how long a token takes an H100 at the least.",
         (
             Choice("size", "Numbers", {key: words for key, (words, _, _) in _MAMBA_SIZES.items()}, "130"),
-            Slider("texts", "Texts at once", 1, 256, 1, step="log", whole=True),
+            Slider("texts", "Texts at once", 1, 256, 1, step=1),
             Slider("tokens", "Tokens before", 16, 1_000_000, 2000, step="log", whole=True),
         ),
         ("training",),
