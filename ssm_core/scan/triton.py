@@ -98,6 +98,12 @@ def _sigmoid(x):
     return root * root
 
 
+@triton.jit
+def _gated(x, z):
+    """x SiLU(z)."""
+    return x * z * _sigmoid(z)
+
+
 # --- what all kernels of the scan read -----------------------------------------------------------
 
 
@@ -353,6 +359,34 @@ def _scan(p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_out, p_last,
         _store_states(p_last + i_row * d * N, o_x, o_n, known_x, b_x, N, M)
 
 
+@triton.jit
+def _edge_inputs(p_signal, p_z, p_delta, o, here, ADJOINT: tl.constexpr, FULL: tl.constexpr):
+    b_signal, b_delta = _load(p_signal + o, here, FULL), _load(p_delta + o, here, FULL)
+    b_z = b_signal
+    if ADJOINT:
+        if p_z is not None:
+            b_z = _load(p_z + o, here, FULL)
+    return b_signal, b_z, b_delta
+
+
+@triton.jit
+def _alive(b_sum, b_A, o_n, known, N: tl.constexpr, M: tl.constexpr):
+    """For each of M states whether any thread's decay over these steps is above 2^-100."""
+    alive = ()
+    for m in tl.static_range(M):
+        b_decay = tl.where(known & (o_n + m < N), b_sum * b_A[m], float("-inf"))
+        alive = alive + (tl.max(b_decay, axis=0) > -100,)
+    return alive
+
+
+@triton.jit
+def _any(x):
+    some = x[0]
+    for m in tl.static_range(1, len(x)):
+        some = some | x[m]
+    return some
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def _edge(p_signal, p_z, p_delta, p_A, p_W, p_bias, p_edge, p_sum, d, groups, L, spans, span,
           ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, CONST: tl.constexpr, FULL: tl.constexpr,
@@ -361,7 +395,8 @@ def _edge(p_signal, p_z, p_delta, p_A, p_W, p_bias, p_edge, p_sum, d, groups, L,
     """What a span adds to the state after it or, as the adjoint, to the gradient before it.
 
     Either is a sum over the steps of the span, each with the decay between it and that edge. It is
-    taken from the edge inwards, and ends where every decay has fallen below 2^-100.
+    taken from the edge inwards, and ends for each state where its decay has fallen below 2^-100 in
+    all channels of the program, which for most states is soon.
     """
     P: tl.constexpr = D * G
     L = L.to(tl.int64)
@@ -390,42 +425,52 @@ def _edge(p_signal, p_z, p_delta, p_A, p_W, p_bias, p_edge, p_sum, d, groups, L,
         b_bias = tl.load(p_bias + o_d, mask=known, other=0.0)
     b_x = _zeros(P, M)
     b_sum = tl.zeros([P], tl.float32)  # of the steps between here and the edge
+    alive = ()
+    for _ in tl.static_range(M):
+        alive = alive + (steps > 0,)
     tiles = tl.cdiv(steps, 8)
-    alive = steps > 0
-    for i_chunk in range(tl.cdiv(steps, CHUNK)):
-        if alive:
-            for i in range(i_chunk * (CHUNK // 8), tl.minimum((i_chunk + 1) * (CHUNK // 8), tiles)):
-                t = (i if ADJOINT else tiles - 1 - i) * 8
-                here = known[:, None] & (t + o_t < steps)
-                b_delta = _load(p_delta + o_row + t, here, FULL)
-                b_dt = _step_sizes(b_delta, b_bias, here, SOFTPLUS, FULL)[0]
-                if ADJOINT:
-                    b_in = _gate(p_signal, p_z, o_row + t, here, FULL)[0]
-                else:
-                    b_in = b_dt * _load(p_signal + o_row + t, here, FULL).to(tl.float32)
-                dt, signal = _spread(b_dt, G), _spread(b_in, G)
-                b_W = _weights(p_lane, o_n, t, steps, L, N, M, CONST, FULL)
-                between = ()
+    i = tiles * 0
+    t = 0 if ADJOINT else (tiles - 1) * 8
+    here = known[:, None] & (t + o_t >= 0) & (t + o_t < steps)
+    next_in = _edge_inputs(p_signal, p_z, p_delta, o_row + t, here, ADJOINT, FULL)
+    next_W = _weights(p_lane, o_n, t, steps, L, N, M, CONST, FULL)
+    while i < tiles:
+        b_signal, b_z, b_delta = next_in
+        b_W = next_W
+        here = known[:, None] & (t + o_t < steps)
+        i += 1
+        t = tl.minimum(i, tiles - 1) * 8 if ADJOINT else tl.maximum(tiles - 1 - i, 0) * 8
+        here_next = known[:, None] & (t + o_t < steps)
+        next_in = _edge_inputs(p_signal, p_z, p_delta, o_row + t, here_next, ADJOINT, FULL)
+        next_W = _weights(p_lane, o_n, t, steps, L, N, M, CONST, FULL)
+        b_dt = _step_sizes(b_delta, b_bias, here, SOFTPLUS, FULL)[0]
+        b_in = b_signal.to(tl.float32)
+        if not ADJOINT:
+            b_in *= b_dt
+        elif p_z is not None:
+            b_in = _gated(b_in, b_z.to(tl.float32))
+        dt, signal = _spread(b_dt, G), _spread(b_in, G)
+        between = ()
+        for j in tl.static_range(8):
+            if ADJOINT:
+                b_sum += dt[j]
+                between = between + (b_sum,)
+            else:
+                between = (b_sum,) + between
+                b_sum += dt[7 - j]
+        new_x = ()
+        for m in tl.static_range(M):
+            x = b_x[m]
+            if alive[m]:
+                W = _steps_of(b_W[m], P, p_W.dtype.element_ty)
                 for j in tl.static_range(8):
-                    if ADJOINT:
-                        b_sum += dt[j]
-                        between = between + (b_sum,)
-                    else:
-                        between = (b_sum,) + between
-                        b_sum += dt[7 - j]
-                new_x = ()
-                for m in tl.static_range(M):
-                    W = _steps_of(b_W[m], P, p_W.dtype.element_ty)
-                    x = b_x[m]
-                    for j in tl.static_range(8):
-                        x += tl.exp2(between[j] * b_A[m]) * (signal[j] * W[j])
-                    new_x = new_x + (x,)
-                b_x = new_x
-            slowest = tl.full([P], float("-inf"), tl.float32)
-            for m in tl.static_range(M):
-                there = known_x & (o_n + m < N)
-                slowest = tl.maximum(slowest, tl.where(there, b_sum * b_A[m], float("-inf")))
-            alive = tl.max(slowest, axis=0) > -100
+                    x += tl.exp2(between[j] * b_A[m]) * (signal[j] * W[j])
+            new_x = new_x + (x,)
+        b_x = new_x
+        if i % (CHUNK // 8) == 0:
+            alive = _alive(b_sum, b_A, o_n, known_x, N, M)
+            if not _any(alive):
+                i = tiles
     o_span = i_row * spans + i_span
     _store_states(p_edge + o_span * d * N, o_x, o_n, known_x, b_x, N, M)
     tl.store(p_sum + o_span * d + o_x // N, b_sum, mask=known_x & (o_n == 0))
@@ -463,7 +508,7 @@ def _gate(p_dout, p_z, o, here, FULL: tl.constexpr):
     b_dy = b_dout
     if p_z is not None:
         b_z = _load(p_z + o, here, FULL).to(tl.float32)
-        b_dy = b_dout * b_z * _sigmoid(b_z)
+        b_dy = _gated(b_dout, b_z)
     return b_dy, b_z, b_dout
 
 
@@ -1067,7 +1112,7 @@ def _spans(L, filled, device):
     As many as fill the GPU once, where batch and channels fill that many of its processors.
     """
     spans = int(_processors(device) / filled) if filled else 1
-    spans = max(1, min(spans, L // (2 * CHUNK)))
+    spans = max(1, min(spans, L // CHUNK))
     span = max(1, _ceil(_ceil(L, spans), CHUNK)) * CHUNK
     return max(1, _ceil(L, span)), span
 
