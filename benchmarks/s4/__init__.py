@@ -35,7 +35,7 @@ side fill the GPU better than one alone. Per epoch of 468 steps: S4 and S4D 7 s,
 LSTM (784 steps of one small product each) 20 s. So 40 epochs of S4 and S4D on both tasks, side by
 side, take 16 to 20 minutes, and those of the others 20 to 25. Expected: S4 and S4D 99.5 to 99.6 %
 sequential and 98.4 to 98.7 % permuted; if the latter falls short, ``--epochs 80 --dropout 0.25`` in
-a fresh folder.
+a fresh folder. What was measured on an H200 stands in ``benchmarks/NOTES.md``.
 
 "HiPPO against random A" depends on the scale of the random A. In the delay task the unit scale has
 frequencies up to 32 per unit of time, where the signal has 251, and fails; stretched to 256 (model

@@ -30,7 +30,8 @@ are those of 1024 sequences of :mod:`ssm_core.data`, the same for all networks, 
 nothing is selected by them. The last tenth of the novel is not trained on. It comes in windows of
 512 letters, the first ones of which have little to go by, for all networks alike.
 
-**What it should take on one H100** (predictions, to be held against the logs).
+**What it should take on one H100** (predictions; what was measured on an
+H200, with fewer steps, stands in ``benchmarks/NOTES.md``).
 
 =========  =============  ==========================================  =============================
 task       steps          a step, ms                                  expected
