@@ -35,7 +35,7 @@ def train(settings, make_task, folder, minutes=math.inf, *, schedule="cosine", g
     one line an epoch. Both are written after each epoch and when time is over. ``schedule`` is that
     of the learning rate, cosine or constant. With ``graph``, a step on a GPU is recorded as a CUDA
     graph: small networks train as fast as the GPU computes, and not as fast as the processor
-    launches kernels. Batches are then tuples of tensors of one shape.
+    launches kernels. Batches are then tuples of tensors, and a new shape is recorded anew.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU
@@ -213,9 +213,12 @@ class _Graph(_Update):
 
     def __init__(self, run):
         super().__init__(run)
-        self.taken, self.graph, self.batch = 0, None, None
+        self.shapes = None
 
     def __call__(self, batch):
+        if (shapes := [x.shape for x in batch]) != self.shapes:
+            torch.cuda.synchronize()  # the graph of the shapes before may still run
+            self.shapes, self.taken, self.graph, self.batch = shapes, 0, None, None
         if self.taken == self.FIRST:
             self._record(batch)
         self.taken += 1

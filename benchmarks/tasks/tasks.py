@@ -33,12 +33,19 @@ class _Task:
     def epoch(self, number):
         """The batches of an epoch, which depend on the seed and the number of the epoch alone."""
         s = self.settings
-        pool = max(1, POOL // (s.batch * s.length))  # batches
+        length = self.length(number)
+        pool = max(1, POOL // (s.batch * length))  # batches
         for first in range(0, self.batches, pool):
             count = min(pool, self.batches - first)
             generator = sequences.generator(self.device, s.seed, number, first)
-            drawn = self.draw(count * s.batch, generator)
+            drawn = self.draw(count * s.batch, length, generator)
             yield from zip(*(x.split(s.batch) for x in drawn))
+
+    def length(self, number):
+        """That of the sequences in an epoch: it doubles in the first two thirds of the training."""
+        s = self.settings
+        doubled = 3 * s.doublings * number // (2 * s.epochs)
+        return s.length >> max(0, s.doublings - doubled)
 
     def logits(self, model, inputs, last, **options):
         """The logits of the last positions, and the state."""
@@ -100,9 +107,8 @@ class Copying(_Answers):
     def sequences(self, count, length, rng):
         return self.on_device(data.selective_copying(count, length, self.TOKENS, self.VOCAB, rng))
 
-    def draw(self, count, generator):
-        return sequences.selective_copying(count, self.settings.length, self.TOKENS, self.VOCAB,
-                                           generator)
+    def draw(self, count, length, generator):
+        return sequences.selective_copying(count, length, self.TOKENS, self.VOCAB, generator)
 
 
 class Induction(_Answers):
@@ -116,8 +122,8 @@ class Induction(_Answers):
     def sequences(self, count, length, rng):
         return self.on_device(data.induction_heads(count, length, self.VOCAB, rng))
 
-    def draw(self, count, generator):
-        return sequences.induction_heads(count, self.settings.length, self.VOCAB, generator)
+    def draw(self, count, length, generator):
+        return sequences.induction_heads(count, length, self.VOCAB, generator)
 
 
 class Recall(_Answers):
@@ -132,8 +138,8 @@ class Recall(_Answers):
         return self.on_device(data.associative_recall(count, length // 2, self.VOCAB,
                                                       min(self.QUERIES, length // 2), rng))
 
-    def draw(self, count, generator):
-        pairs = self.settings.length // 2
+    def draw(self, count, length, generator):
+        pairs = length // 2
         return sequences.associative_recall(count, pairs, self.VOCAB, min(self.QUERIES, pairs),
                                             generator)
 
@@ -152,8 +158,7 @@ class Char(_Task):
                                 for part in ("train", "test"))
         self.VOCAB = len(data.novel()[1])
 
-    def draw(self, count, generator):
-        length = self.settings.length
+    def draw(self, count, length, generator):
         start = torch.randint(0, len(self.text) - length, (count, 1), generator=generator,
                               device=self.device)
         windows = self.text[start + torch.arange(length + 1, device=self.device)]

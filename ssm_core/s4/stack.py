@@ -6,7 +6,9 @@ can run one sample at a time.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from ssm_core._checks import as_int, as_real
 from ssm_core.s4.layer import S4D
@@ -14,12 +16,36 @@ from ssm_core.s4.layer import S4D
 __all__ = ["Block", "SequenceModel"]
 
 
+class ChannelDropout(nn.Module):
+    """Drop channels, each for a whole sequence: (B, L, d_model), while the module trains.
+
+    A convolution as long as the sequence averages away what is dropped sample by sample; a channel
+    that is gone from the first sample to the last is missing.
+
+    Args:
+        share (float): of the channels that are dropped, 0 to 1; the others are scaled up
+
+    Source: Tompson and others, "Efficient Object Localization Using Convolutional Networks" (2015),
+    section 3.2, there for images.
+    """
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def forward(self, u):
+        if not self.training or not self.share:
+            return u
+        return u * functional.dropout(torch.ones_like(u[..., :1, :]), self.share)
+
+
 class Block(nn.Module):
     """One residual block: norm, SSM, GELU, dropout, gated linear unit, dropout.
 
     Args:
         ssm (torch.nn.Module): an S4 or S4D layer of d_model channels
-        dropout (float):       share of the activations that is dropped, 0 to 1
+        dropout (float):       share of the channels that are dropped while training, 0 to 1, each
+                               for a whole sequence
 
     Source: Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces"
     (2022), section 3.4; the gated unit as in Gu, Gupta, Goel and Ré (2022), appendix B.
@@ -30,8 +56,8 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(ssm.d_model)
         self.ssm = ssm
         self.mix = nn.Sequential(
-            nn.GELU(), nn.Dropout(dropout), nn.Linear(ssm.d_model, 2 * ssm.d_model), nn.GLU(),
-            nn.Dropout(dropout))
+            nn.GELU(), ChannelDropout(dropout), nn.Linear(ssm.d_model, 2 * ssm.d_model), nn.GLU(),
+            ChannelDropout(dropout))
 
     def forward(self, u, state=None, *, return_state=True):
         """Signals (B, L, d_model) to the same shape, and the state of the layer."""
@@ -54,7 +80,7 @@ class SequenceModel(nn.Module):
         n_layers (int):  blocks
         ssm (callable):  makes the layer of a block from d_model, such as ``S4D`` or
                          ``lambda d: S4(d, d_state=32, bidirectional=True)``
-        dropout (float): share of the activations that is dropped, 0 to 1
+        dropout (float): share of the channels that are dropped while training, 0 to 1
         pool (bool):     return one output for the whole sequence, from the mean over time
 
     Raises:

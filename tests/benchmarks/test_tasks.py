@@ -15,7 +15,8 @@ from benchmarks.tasks import __main__ as command
 from benchmarks.tasks import lengths, networks, sequences, tasks, train
 from ssm_core import data
 
-SMALL = {"steps": 4, "every": 2, "length": 24, "width": 32, "layers": 1, "batch": 4}
+SMALL = {"steps": 4, "every": 2, "length": 24, "doublings": 0, "width": 32, "layers": 1,
+         "batch": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,15 @@ def test_pools_of_batches(monkeypatch):
     batches = list(tasks.Copying(settings("copying", steps=5, every=5), "cpu").epoch(0))
     assert len(batches) == 5
     assert len({tuple(x.flatten().tolist()) for x, _ in batches}) == 5
+
+
+def test_the_length_doubles_in_the_first_two_thirds():
+    wanted = settings("copying", steps=18, every=1, length=128, doublings=2)
+    task = tasks.Copying(wanted, "cpu")
+    lengths = [next(iter(task.epoch(number)))[0].shape[1] - task.TOKENS for number in range(18)]
+    assert lengths == [32] * 6 + [64] * 6 + [128] * 6
+    assert task.test[0].shape[1] == 128 + task.TOKENS  # measured at full length all along
+    assert tasks.Copying(settings("copying", length=100), "cpu").length(0) == 100
 
 
 # what is measured
@@ -259,7 +269,7 @@ def test_steps_are_plain_where_recording_fails(tmp_path, monkeypatch, capsys):
         yield
         raise RuntimeError("not today")
 
-    for name in ("Stream", "current_stream", "CUDAGraph"):
+    for name in ("Stream", "current_stream", "CUDAGraph", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, unittest.mock.MagicMock())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", refuses)
@@ -270,6 +280,23 @@ def test_steps_are_plain_where_recording_fails(tmp_path, monkeypatch, capsys):
         training._step(run, batch)
     assert run.step == 6 and run.update.graph is None
     assert capsys.readouterr().out.count("no CUDA graph, since not today") == 1
+
+
+def test_a_graph_is_recorded_for_each_shape(tmp_path, monkeypatch):
+    """Which steps are recorded, on any device: what is recorded here does nothing on replay."""
+    for name in ("Stream", "current_stream", "CUDAGraph", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, unittest.mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    task = tasks.Copying(settings("copying", length=48, doublings=1, steps=18, every=6), "cpu")
+    run = training._Run(task.settings, task, tmp_path, "cpu", training._cosine, graph=False)
+    run.update = training._Graph(run)
+    recorded = []
+    monkeypatch.setattr(run.update, "_record", lambda batch: recorded.append(batch[0].shape[1]))
+    for number in range(3):
+        for batch in task.epoch(number):
+            training._step(run, batch)
+    assert recorded == [24 + 16, 48 + 16] and run.step == 18
 
 
 def test_weight_decay_spares_what_is_marked():

@@ -6,7 +6,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
-from ssm_core.s4 import S4, S4D, SequenceModel, dplr, parameter_groups
+from ssm_core.s4 import S4, S4D, Block, SequenceModel, dplr, parameter_groups
 
 LAYERS = {
     **{f"S4 {m}": lambda m=m, **more: S4(3, 16, m, **more)
@@ -275,6 +275,20 @@ def test_network_steps_as_it_trains(ssm):
     first, states = model(u[:, :15])
     rest, _ = model(u[:, 15:], states)
     assert relative(torch.cat([first, rest], dim=1), y) < 1e-8
+
+
+def test_dropout_takes_channels_for_whole_sequences():
+    """The residual branch of a block, seen through an SSM and a mix that change nothing."""
+    block = Block(S4D(50, 4), dropout=0.25)
+    block.norm = block.mix[0] = block.mix[2] = block.mix[3] = torch.nn.Identity()
+    block.ssm.forward = lambda u, state, return_state: (u, state)
+    u = torch.ones(400, 7, 50)
+    kept = block(u)[0] - u
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))  # the same at each sample
+    values, counts = kept[:, 0].unique(return_counts=True)
+    torch.testing.assert_close(values, torch.tensor([0, 1 / 0.75**2]))
+    assert abs(counts[1] / 20_000 - 0.75**2) < 6 * (0.25 / 20_000) ** 0.5  # six deviations
+    assert torch.equal(block.eval()(u)[0], 2 * u)
 
 
 def test_network_classifies():
