@@ -1,6 +1,5 @@
-"""From states of training runs to what is committed: curves as JSON, completed digits as bytes."""
+"""From states of training runs to what is committed: curves, and completed digits."""
 
-import numpy as np
 import torch
 
 from benchmarks import record, training
@@ -38,7 +37,13 @@ def draw(arguments):
     difference = ((whole - logits).abs().max() / whole.abs().max()).item()
     if not difference < 1e-3:
         raise AssertionError(f"the recurrence differs from the convolution by {difference:.3g}")
-    path = record.RESULTS / f"{arguments.state.stem.replace('drawing', 's4-drawing')}.npz"
-    np.savez_compressed(path, originals=originals.cpu().numpy(), given=GIVEN, difference=difference,
-                        completed=pixels[:, 1:].cpu().numpy())
-    print(path)
+    place = training.place()
+    results = {
+        "machine": place["machine"], "software": place["software"],
+        "setup": {"device": place["name"], "given": GIVEN,
+                  "units": "pixels as two hexadecimal digits each, row by row"},
+        "difference": difference,
+        "originals": [bytes(x).hex() for x in originals.tolist()],
+        "completed": [bytes(x).hex() for x in pixels[:, 1 + GIVEN :].tolist()],
+    }
+    print(record.write("s4-digits", results, place["device"]))

@@ -30,7 +30,7 @@ class Digits:
     def network(self):
         s = self.settings
         return networks.network(s.model, 10, width=s.width, layers=s.layers, dropout=s.dropout,
-                                pool=True, length=784)
+                                pool=True, length=784, dt_max=s.dt_max)
 
     def epoch(self, number):
         """The batches of an epoch, which depend on the seed and the number of the epoch alone."""
@@ -56,7 +56,7 @@ class Drawing(Digits):
     def network(self):
         s = self.settings
         return networks.network(s.model, 256, width=s.width, layers=s.layers, dropout=s.dropout,
-                                pool=False, length=784)
+                                pool=False, length=784, dt_max=s.dt_max)
 
     def loss(self, model, batch):
         pixels = batch[0]
@@ -99,15 +99,16 @@ class Delay:
     def epoch(self, number):
         rng = np.random.default_rng([self.settings.seed, number])
         for _ in range(self.batches):
-            yield self._signals(self.settings.batch, rng)
+            yield (self._signals(self.settings.batch, rng),)
 
-    def loss(self, model, u):
+    def loss(self, model, batch):
         """Mean squared error, as a share of the signal's variance of 1."""
+        (u,) = batch
         y, _ = model(u, return_state=False)
         return (y[:, self.LAG :] - u[:, : -self.LAG]).square().mean()
 
     def measure(self, model):
-        return {"error": self.loss(model, self.test).item()}
+        return {"error": self.loss(model, (self.test,)).item()}
 
 
 TASKS = {"delay": Delay, "smnist": Digits, "psmnist": Digits, "drawing": Drawing}

@@ -48,9 +48,8 @@ def step_of_every_eigenvalue(A):
 
 
 @pytest.mark.parametrize("answer", [step_by_formula, step_by_bisection])
-def test_largest_euler_step_accepts(answer, capsys):
-    check_largest_euler_step(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_largest_euler_step_accepts(answer, accepts):
+    accepts(check_largest_euler_step, answer)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +62,8 @@ def test_largest_euler_step_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_largest_euler_step_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_largest_euler_step(answer)
+def test_largest_euler_step_explains(answer, message, explains):
+    explains(check_largest_euler_step, answer, message)
 
 
 # ---------------------------------------------------------------- (exp(z) - 1) / z
@@ -94,9 +92,8 @@ def phi_short_series(z):
 
 
 @pytest.mark.parametrize("answer", [phi_by_expm1, phi_by_block_exponential])
-def test_phi_accepts(answer, capsys):
-    check_phi(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_phi_accepts(answer, accepts):
+    accepts(check_phi, answer)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +106,8 @@ def test_phi_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_phi_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_phi(answer)
+def test_phi_explains(answer, message, explains):
+    explains(check_phi, answer, message)
 
 
 # ---------------------------------------------------------------- two half steps
@@ -141,9 +137,8 @@ def halves_with_one_push(A, B, dt):
 
 
 @pytest.mark.parametrize("answer", [halves_by_solving, halves_by_stepping])
-def test_half_steps_accepts(answer, capsys):
-    check_half_steps(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_half_steps_accepts(answer, accepts):
+    accepts(check_half_steps, answer)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +150,8 @@ def test_half_steps_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_half_steps_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_half_steps(answer)
+def test_half_steps_explains(answer, message, explains):
+    explains(check_half_steps, answer, message)
 
 
 # ---------------------------------------------------------------- from update first to output first
@@ -176,9 +170,8 @@ def scipy_by_a_longer_state(A, B, C, D):
 
 
 @pytest.mark.parametrize("answer", [scipy_by_insertion, scipy_by_a_longer_state])
-def test_to_scipy_accepts(answer, capsys):
-    check_to_scipy(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_to_scipy_accepts(answer, accepts):
+    accepts(check_to_scipy, answer)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +184,8 @@ def test_to_scipy_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_to_scipy_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_to_scipy(answer)
+def test_to_scipy_explains(answer, message, explains):
+    explains(check_to_scipy, answer, message)
 
 
 # ---------------------------------------------------------------- prewarping
@@ -221,9 +213,8 @@ def prewarped_by_gain(A, B, C, D, dt, w0):
 
 
 @pytest.mark.parametrize("answer", [prewarped_by_step, prewarped_by_system])
-def test_prewarped_accepts(answer, capsys):
-    check_prewarped(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_prewarped_accepts(answer, accepts):
+    accepts(check_prewarped, answer)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +227,8 @@ def test_prewarped_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_prewarped_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_prewarped(answer)
+def test_prewarped_explains(answer, message, explains):
+    explains(check_prewarped, answer, message)
 
 
 # ---------------------------------------------------------------- the exponential trapezoid
@@ -292,9 +282,8 @@ def held_exactly(a, b, u, dt):
 
 
 @pytest.mark.parametrize("answer", [trapezoid_step_by_step, trapezoid_as_blows])
-def test_exponential_trapezoid_accepts(answer, capsys):
-    check_exponential_trapezoid(answer)
-    assert capsys.readouterr().out.startswith("✓")
+def test_exponential_trapezoid_accepts(answer, accepts):
+    accepts(check_exponential_trapezoid, answer)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +297,5 @@ def test_exponential_trapezoid_accepts(answer, capsys):
         (nothing, "forget to return"),
     ],
 )
-def test_exponential_trapezoid_explains(answer, message):
-    with pytest.raises(AssertionError, match=message):
-        check_exponential_trapezoid(answer)
+def test_exponential_trapezoid_explains(answer, message, explains):
+    explains(check_exponential_trapezoid, answer, message)
