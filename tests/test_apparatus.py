@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+import runpy
 import subprocess
 
 import pytest
@@ -106,6 +107,17 @@ def test_times_of_all_chapters():
     for row in rows:
         assert 0 < float(row["seconds"]) < (180 if "training" in row["chapter"] else 60)
         assert "cores" in row["measured on"]
+
+
+def test_table_of_measurements_is_that_of_the_stored_ones():
+    tool = runpy.run_path(str(ROOT / "tools" / "benchmarks.py"))
+    with (BOOK / "benchmarks.csv").open(encoding="utf-8", newline="") as file:
+        stored = [tuple(row) for row in csv.reader(file)]
+    assert stored == [tool["HEADER"], *tool["rows"]()]
+    files = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    named = set(re.findall(r"`([a-z0-9-]+-(?:cpu|h\d+))`", PAGES["benchmarks"]))
+    assert {name.partition("-")[0] for name in files} == {name.partition("-")[0] for name in named}
+    assert named <= files
 
 
 def test_citation_is_of_this_version():

@@ -30,25 +30,29 @@ are those of 1024 sequences of :mod:`ssm_core.data`, the same for all networks, 
 nothing is selected by them. The last tenth of the novel is not trained on. It comes in windows of
 512 letters, the first ones of which have little to go by, for all networks alike.
 
-**What it should take on one H100** (predictions; what was measured on an
-H200, with fewer steps, stands in ``benchmarks/NOTES.md``).
+Copying and recall begin with short sequences: 256 positions, four pairs. The length doubles at equal
+intervals in the first two thirds of the training (setting ``doublings``). Begun at 4096 positions,
+Mamba guesses after 10,000 steps; begun with 32 pairs, the Transformer does.
 
-=========  =============  ==========================================  =============================
-task       steps          a step, ms                                  expected
-=========  =============  ==========================================  =============================
-copying    60,000 of      Mamba 7, S4 8, S4D 7, linear attention 14,  Mamba 99.5 %, Transformer too,
-           64 × 4112      Transformer 13; LSTM 200 (2,000 steps)      S4 below 25 %
-induction  40,000 of      0.7 (a graph of 250 kernels); S4 1.5;       Mamba 99 % up to 2^20, the
-           64 × 256       LSTM 5 (10,000 steps)                       Transformer up to 2^9
-recall     20,000 of      0.6; S4 1.3, LSTM 2                         attention and Mamba 99 %, S4
-           64 × 80                                                    below 30 %
-char       3,000 of       8; S4 8, LSTM 10                            Mamba 1.9 bits, others above
-           32 × 512
-=========  =============  ==========================================  =============================
+=========  =============  ==========================================  ============================
+task       steps          a step on an H200, ms                       what came out
+=========  =============  ==========================================  ============================
+copying    48,000 of      at full length, alone: Mamba 14, S4 8; two  Mamba 100 %, Transformer 98,
+           64 × 4112      side by side, mean of all lengths: 8 to     linear attention 90, S4 69,
+                          18; LSTM 30 (2,000 steps)                   S4D 59, LSTM 22
+induction  40,000 of      Mamba 1.5 alone; 2 to 4 side by side        Mamba 100 % up to 2^20, LSTM
+           64 × 256                                                   up to 2^9, attention to 2^8;
+                                                                      filters and linear attention
+                                                                      with ``--steps 10000``
+recall     20,000 of      0.4 to 3 side by side                       Transformer 100 %, Mamba 96,
+           64 × 80                                                    linear attention 85, others 8
+char       1,500 of       10 to 20 side by side                       bits, at their lowest: LSTM
+           32 × 512                                                   1.63, Mamba and Transformer
+                                                                      1.72, S4 1.92
+=========  =============  ==========================================  ============================
 
-Copying moves 3 GB a block forward and backward in bfloat16, 2.5 ms for both blocks, and the scan
-takes 1.3 ms for each. Where sequences are short the launch of kernels is what costs time, so that a
-step is recorded as a CUDA graph. An LSTM has 4112 steps one after the other, in two layers, forward
+Where sequences are short the launch of kernels is what costs time, so that a step is recorded as a
+CUDA graph, anew for each length. An LSTM has 4112 steps one after the other, in two layers, forward
 and backward.
 
 How far a network reaches past its training is no matter of its loss: see the comment on DEFAULTS in
@@ -57,8 +61,8 @@ not reached.
 
 Runs that take turns with a limit of ten minutes a command::
 
-    python -m benchmarks.tasks train copying mamba --minutes 8      # again until it says epoch 120
-    python -m benchmarks.tasks train copying s4 --minutes 8
+    python -m benchmarks.tasks train copying mamba --minutes 8      # again until it says epoch 96
+    python -m benchmarks.tasks train copying s4 s4d linear_attention transformer lstm --minutes 8
     python -m benchmarks.tasks train induction mamba s4 s4d linear_attention transformer lstm
     python -m benchmarks.tasks lengths runs/induction-*.pt
     python -m benchmarks.tasks train recall mamba s4 s4d linear_attention transformer lstm
