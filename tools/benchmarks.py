@@ -23,7 +23,7 @@ def _row(measured, result, name, chapter):
     stored = measurements(name)
     on = stored["setup"].get("device", "cpu")
     on = stored["machine"]["processor"] if on == "cpu" else on.removesuffix(" 80GB HBM3")
-    return (measured, result, on, f"{{doc}}`{chapter}`")
+    return (measured, result, on, f"{{doc}}`{chapter} <{chapter}>`")
 
 
 def _runs(name):
