@@ -11,13 +11,13 @@ from benchmarks.s4.train import Settings, train
 
 DEFAULTS = {
     "delay": {"epochs": 40, "width": 4, "layers": 1, "batch": 16, "lr": 1e-2, "dropout": 0.0,
-              "weight_decay": 0.0, "dt_max": 0.1},
+              "weight_decay": 0.0},
     "smnist": {"epochs": 30, "width": 128, "layers": 6, "batch": 128, "lr": 4e-3, "dropout": 0.15,
-               "weight_decay": 0.05, "dt_max": 0.1},
+               "weight_decay": 0.05},
     "psmnist": {"epochs": 50, "width": 128, "layers": 6, "batch": 128, "lr": 4e-3, "dropout": 0.2,
-                "weight_decay": 0.05, "dt_max": 0.1},
+                "weight_decay": 0.05},
     "drawing": {"epochs": 20, "width": 128, "layers": 6, "batch": 128, "lr": 4e-3, "dropout": 0.0,
-                "weight_decay": 0.01, "dt_max": 0.1},
+                "weight_decay": 0.01},
 }
 LR = {"lstm": 2e-3, "transformer": 1e-3}  # where that of the others is too high
 

@@ -14,11 +14,11 @@ from ssm_core.s4 import S4, S4D, SequenceModel
 D_STATE = 64
 
 
-def network(name, outputs, *, width, layers, dropout, pool, length, dt_max=0.1):
+def network(name, outputs, *, width, layers, dropout, pool, length):
     """A network by name. ``width`` is that of the S4 network; others get as many parameters."""
     if name in _SSMS:
         return SequenceModel(1, outputs, d_model=width, n_layers=layers, dropout=dropout, pool=pool,
-                             ssm=lambda d: _SSMS[name](d, D_STATE, dt_max=dt_max))
+                             ssm=lambda d: _SSMS[name](d, D_STATE))
     if not pool:
         raise ValueError(f"model is {name!r}, expected one of {', '.join(_SSMS)} for this task")
 

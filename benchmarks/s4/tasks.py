@@ -30,7 +30,7 @@ class Digits:
     def network(self):
         s = self.settings
         return networks.network(s.model, 10, width=s.width, layers=s.layers, dropout=s.dropout,
-                                pool=True, length=784, dt_max=s.dt_max)
+                                pool=True, length=784)
 
     def epoch(self, number):
         """The batches of an epoch, which depend on the seed and the number of the epoch alone."""
@@ -56,7 +56,7 @@ class Drawing(Digits):
     def network(self):
         s = self.settings
         return networks.network(s.model, 256, width=s.width, layers=s.layers, dropout=s.dropout,
-                                pool=False, length=784, dt_max=s.dt_max)
+                                pool=False, length=784)
 
     def loss(self, model, batch):
         pixels = batch[0]

@@ -21,7 +21,6 @@ class Settings:
     lr: float
     dropout: float
     weight_decay: float
-    dt_max: float  # greatest step Δ of state space models to begin with
 
     @property
     def name(self):

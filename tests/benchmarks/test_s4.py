@@ -32,8 +32,7 @@ def digits(tmp_path, monkeypatch):
 def settings(**changes):
     return train.Settings(**{
         "task": "smnist", "model": "s4d", "seed": 3, "epochs": 3, "width": 8, "layers": 1,
-        "batch": 8, "lr": 0.01, "dropout": 0.2, "weight_decay": 0.01,
-        "dt_max": 0.1} | changes)
+        "batch": 8, "lr": 0.01, "dropout": 0.2, "weight_decay": 0.01} | changes)
 
 
 def test_mnist_reads_packed_and_plain_files(digits):
