@@ -115,7 +115,7 @@ class Transformer(nn.Module):
 
     def forward(self, u, *, return_state=False):
         with torch.autocast(u.device.type, torch.bfloat16, enabled=u.is_cuda,
-                            cache_enabled=False):  # flash attention: a seventh of the time
+                            cache_enabled=False):  # flash attention: a ninth of the memory
             y = self.layers(self.encoder(u) + self.position)
         return self.decoder(y.float().mean(1)), None
 

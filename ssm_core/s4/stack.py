@@ -6,9 +6,7 @@ can run one sample at a time.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from ssm_core._checks import as_int, as_real
 from ssm_core.s4.layer import S4D
@@ -16,27 +14,21 @@ from ssm_core.s4.layer import S4D
 __all__ = ["Block", "SequenceModel"]
 
 
-class ChannelDropout(nn.Module):
+class ChannelDropout(nn.Dropout1d):
     """Drop channels, each for a whole sequence: (B, L, d_model), while the module trains.
 
     A convolution as long as the sequence averages away what is dropped sample by sample; a channel
     that is gone from the first sample to the last is missing.
 
     Args:
-        share (float): of the channels that are dropped, 0 to 1; the others are scaled up
+        p (float): share of the channels that are dropped, 0 to 1; the others are scaled up
 
     Source: Tompson and others, "Efficient Object Localization Using Convolutional Networks" (2015),
-    section 3.2, there for images.
+    there for images.
     """
 
-    def __init__(self, share):
-        super().__init__()
-        self.share = share
-
     def forward(self, u):
-        if not self.training or not self.share:
-            return u
-        return u * functional.dropout(torch.ones_like(u[..., :1, :]), self.share)
+        return super().forward(u.mT).mT
 
 
 class Block(nn.Module):
