@@ -1,13 +1,23 @@
-"""How tests are dealt out to processes, and what each page of the book weighs."""
+"""How tests are dealt out to processes, how many cases property tests draw, and what each page of
+the book weighs."""
 
+import os
 import pathlib
 import re
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 KILOBYTE = 1000
 PARTS = "text", "widgets", "figures", "theme"
 WEIGHTS = pathlib.Path(__file__).parents[1] / "_build" / "page-weights.txt"
+
+# "fast" draws the same few cases in every run, for `make test`; HYPOTHESIS_PROFILE=full draws many
+# new ones and remembers those that failed. A loaded machine is slow, which is not a failure.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=10, derandomize=True, database=None, **_PATIENT)
+settings.register_profile("full", max_examples=1000, print_blob=True, **_PATIENT)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
