@@ -1,26 +1,45 @@
 """Checks of tensors at the boundary of the PyTorch modules, as ``ssm_core._checks`` is for NumPy.
 
-All but :func:`check_boundaries` look at types, shapes, dtypes and devices only, never at the
-numbers: so they cost nothing on a GPU, and torch.compile and torch.export trace through them. Each
-raises an error that names the argument, says what came and what is expected.
+All but :func:`as_packing` look at types, shapes, dtypes and devices only, never at the numbers: so
+they cost nothing on a GPU, and torch.compile and torch.export trace through them. Each raises an
+error that names the argument, says what came and what is expected.
+
+**Packed sequences.** The boundaries ``cu_seqlens`` decide which memory a kernel reads, so their
+numbers have to be checked, and reading numbers makes the host wait for the GPU. Therefore the
+outermost public call checks them, once, and hands down the :class:`Packing` that proves it::
+
+    packing = as_packing(cu_seqlens, batch, L, "hidden_states", device)
+    for layer in self.layers:
+        hidden = layer(hidden, cu_seqlens=packing)  # is not checked again
+
+Every public function with an argument ``cu_seqlens`` calls ``as_packing`` first, which returns a
+Packing as it is. A model of n layers so waits for the GPU once per forward pass, and never inside
+the capture of a CUDA graph. ``packing.cu_seqlens`` is the tensor. A Packing is a NamedTuple, so
+torch.compile, checkpointing of activations, hooks and wrappers take it for a tuple of tensors.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+from torch import Tensor
 
-__all__ = ["check_boundaries", "check_device", "check_kind", "check_packed", "check_shape",
-           "dtype_name"]
+from ssm_core._dispatch import is_traced
+
+__all__ = ["Packing", "as_packing", "check_boundaries", "check_device", "check_kind",
+           "check_packed", "check_shape", "dtype_name"]
 
 
-def check_kind(value, name):
+def check_kind(value: Any, name: str) -> None:
     """Check that value is a tensor at all."""
     if not isinstance(value, torch.Tensor):
         kind = "None" if value is None else f"a {type(value).__name__}"
         raise TypeError(f"{name} is {kind}, expected a torch.Tensor")
 
 
-def check_shape(value, name, axes, sizes):
+def check_shape(value: Tensor, name: str, axes: tuple[str, ...],
+                sizes: tuple[int | None, ...]) -> None:
     """Compare a shape with the sizes expected; None is any size, axes are names for the message."""
     shape = tuple(value.shape)
     good = len(shape) == len(sizes)
@@ -34,14 +53,71 @@ def check_shape(value, name, axes, sizes):
                          + (f" with {known}" if known else ""))
 
 
-def check_device(value, name, device, owner):
-    """Check that value is where its owner (in words) is."""
+def check_device(value: Tensor, name: str, device: torch.device, owner: str) -> None:
+    """Check that value is on the device of its owner (in words)."""
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected {device}, where {owner} is")
 
 
-def check_packed(cu_seqlens, batch, owner):
-    """Check the boundaries of packed sequences but for their numbers; return how many there are.
+class Packing(NamedTuple):
+    """Boundaries of sequences that are packed into one row, checked by :func:`as_packing`."""
+
+    cu_seqlens: Tensor  # int32 (sequences + 1,), from 0 to length, never falling
+    length: int  # of the row
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are, empty ones included."""
+        return self.cu_seqlens.shape[0] - 1
+
+
+def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: str,
+               device: torch.device) -> Packing | None:
+    """Check the boundaries of packed sequences, unless an outer call has done so.
+
+    Args:
+        cu_seqlens (int32):  boundaries (sequences + 1,), what an earlier call returned, or None
+        batch (int):         batch size of ``owner``, which has to be 1
+        L (int):             length of the row that holds the sequences
+        owner (str):         the argument that holds them, for messages
+        device:              where it is
+
+    Returns:
+        Packing, or None for None. The numbers are not read while a CUDA graph is captured; in
+        compiled and exported programs an operator reads them when the program runs.
+
+    Raises:
+        TypeError:  not a tensor, or not int32
+        ValueError: a batch size other than 1, a wrong shape or device, boundaries that do not start
+            at 0, fall, or do not end at L
+
+    Example:
+        >>> import torch
+        >>> packing = as_packing(torch.tensor([0, 2, 5], dtype=torch.int32), 1, 5, "u",
+        ...                      torch.device("cpu"))
+        >>> packing.sequences
+        2
+        >>> as_packing(packing, 1, 5, "u", torch.device("cpu")) is packing
+        True
+    """
+    if cu_seqlens is None:
+        return None
+    if isinstance(cu_seqlens, Packing):
+        if cu_seqlens.length != L or batch != 1:
+            raise ValueError(f"{owner} has batch size {batch} and length {L}, expected 1 and "
+                             f"{cu_seqlens.length}, for which cu_seqlens was checked")
+        return cu_seqlens
+    check_packed(cu_seqlens, batch, owner)
+    check_device(cu_seqlens, "cu_seqlens", device, owner)
+    if is_traced(cu_seqlens):
+        cu_seqlens = torch.ops.ssm_core.checked_boundaries(cu_seqlens, L)
+    else:
+        check_boundaries(cu_seqlens, L)
+    return Packing(cu_seqlens, L)
+
+
+def check_packed(cu_seqlens: Any, batch: int, owner: str) -> int:
+    """Check the kind, dtype and shape of boundaries; return how many sequences there are.
 
     ``batch`` is the batch size of ``owner``, whose one row holds the sequences.
     """
@@ -56,8 +132,13 @@ def check_packed(cu_seqlens, batch, owner):
     return cu_seqlens.shape[0] - 1
 
 
-def check_boundaries(cu_seqlens, L):
-    """Check that cu_seqlens rises from 0 to L; this reads the numbers, so the GPU must finish."""
+def check_boundaries(cu_seqlens: Tensor, L: int) -> None:
+    """Check that cu_seqlens rises from 0 to L; this reads the numbers, so the GPU must finish.
+
+    Nothing can be read while a CUDA graph is captured, so nothing is checked then.
+    """
+    if cu_seqlens.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != L:
         raise ValueError(f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, "
@@ -68,6 +149,17 @@ def check_boundaries(cu_seqlens, L):
                              f"{i + 1}, expected boundaries that do not fall")
 
 
-def dtype_name(dtype):
+@torch.library.custom_op("ssm_core::checked_boundaries", mutates_args=())
+def _checked_boundaries(cu_seqlens: Tensor, L: int) -> Tensor:
+    check_boundaries(cu_seqlens, L)
+    return cu_seqlens.clone()  # an operator returns no view of an argument
+
+
+@_checked_boundaries.register_fake
+def _(cu_seqlens: Tensor, L: int) -> Tensor:
+    return torch.empty_like(cu_seqlens)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype without the package: float32."""
     return str(dtype).removeprefix("torch.")

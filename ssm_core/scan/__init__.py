@@ -7,43 +7,49 @@ the input.
 ``selective_state_update``              one step of it, for inference
 ======================================  ==========================================================
 
-**Backends.** ``reference`` is plain autograd. ``cpu`` and ``triton`` are modules of this package
-behind one pair of ``torch.library`` operators (``ssm_core.scan._operators``), so that
-``torch.compile`` and ``torch.export`` pass through them. Such a module has these functions on plain
-tensors (``state_update`` is in reference and triton). What is absent is None, B and C are
-(b, g, n, L) or (d, n), any strides may come, float is the dtype of the states (float64 for float64
-input, else float32)::
+The backends are ``reference``, plain autograd, and ``cpu`` and ``triton``, modules with a forward and
+a backward of their own (``ssm_core.scan._backends`` says what a backend is). A call takes four
+frames: the function here checks the arguments, autograd or ``torch.library`` keeps what the backward
+needs (``ssm_core.scan._operators``), the backend prepares memory, and its kernels run.
 
-    saved_shape(u, A, cu_seqlens) -> tuple of int
-        # the shape of the one tensor in float that forward hands to backward (chunk states);
-        # sizes may be symbolic, so no branching on them
-    forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save)
-        -> (out (b, d, L) in u's dtype, last_state (b or sequences, d, n) in float,
-            saved: the tensor of that shape, or an empty one of shape (0,) if not save)
-    backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
-             cu_seqlens, saved)
-        -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state)
-        # each like its argument (shape and dtype), contiguous; None where the argument is None.
-        # dout or dlast_state is None where nothing flows back (never both)
-    state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log)
-        -> y (b, d) in x's dtype; state (b or slots, d, n) changes in place; B, C (b, g, n)
-
-All outputs are new contiguous tensors, none a view of an argument.
+**Derivatives.** All backends have gradients, also under ``torch.func``: grad, vjp, jacrev, and vmap
+of them, which is how gradients per sample are made. Forward mode (``torch.func.jvp``, ``jacfwd``,
+``hessian``, ``torch.autograd.forward_ad``) runs the reference whatever the backend, because only a
+definition in plain PyTorch has tangents. Derivatives of gradients need ``backend="reference"``; the
+other backends refuse them.
 """
 
 from __future__ import annotations
 
-from ssm_core._tensors import check_boundaries
+import torch
+from torch import Tensor
+
+from ssm_core._dispatch import (
+    has_gradient,
+    has_tangent,
+    is_differentiated,
+    is_traced,
+    is_transformed,
+)
+from ssm_core._tensors import Packing
 from ssm_core.scan import _operators, reference
-from ssm_core.scan._arguments import check_scan, check_step, pick_backend
+from ssm_core.scan._arguments import check_scan, check_step
+from ssm_core.scan._backends import pick_backend
 from ssm_core.scan.reference import selective_scan_ref
 
 __all__ = ["selective_scan_fn", "selective_scan_ref", "selective_state_update"]
 
 
-def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
-                      return_last_state=False, *, initial_state=None, cu_seqlens=None,
-                      backend="auto"):
+def __dir__() -> list[str]:
+    return __all__
+
+
+def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+                      D: Tensor | None = None, z: Tensor | None = None,
+                      delta_bias: Tensor | None = None, delta_softplus: bool = False,
+                      return_last_state: bool = False, *, initial_state: Tensor | None = None,
+                      cu_seqlens: Tensor | Packing | None = None, backend: str = "auto",
+                      ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Run the selective scan over a sequence, with gradients for every tensor.
 
     .. math::
@@ -107,21 +113,25 @@ def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_
         >>> selective_scan_fn(u, delta, A, B, C, initial_state=last_state)  # go on from there
         tensor([[[1.8750, 1.9375, 1.9688]]])
     """
-    B, C, initial_state = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
-                                     return_last_state, initial_state, cu_seqlens)
+    scan = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
+                      initial_state, cu_seqlens)
     backend = pick_backend(backend, u)
-    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
-    if backend == "reference":
-        if cu_seqlens is not None:
-            check_boundaries(cu_seqlens, u.shape[-1])
-        out, last_state = reference.scan(*tensors)
+    floats = scan.floats
+    if backend == "reference" or has_tangent(*floats):
+        out, last_state = reference.scan(*scan)
     else:
-        out, last_state = _operators.scan(*tensors, backend)
+        save = has_gradient(*floats) or is_transformed()
+        run = (torch.ops.ssm_core.selective_scan if is_traced(*floats) else
+               _operators.SelectiveScan.apply if save else _operators.run_forward)
+        out, last_state, _ = run(*scan, save, backend)
     return (out, last_state) if return_last_state else out
 
 
-def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False,
-                           state_batch_indices=None, *, A_is_log=False):
+def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
+                           D: Tensor | None = None, z: Tensor | None = None,
+                           dt_bias: Tensor | None = None, dt_softplus: bool = False,
+                           state_batch_indices: Tensor | None = None, *,
+                           A_is_log: bool = False) -> Tensor:
     r"""Take one step of the selective scan: change the state in place, return the output.
 
     The recurrence of :func:`selective_scan_fn` for one sample: stepping through a sequence gives
@@ -168,5 +178,11 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
     B, C = check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
                       A_is_log)
     backend = "triton" if pick_backend("auto", x) == "triton" else "reference"
-    return _operators.step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
-                           backend, A_is_log)
+    floats = (x, dt, A, B, C, D, z, dt_bias)
+    if is_differentiated(state, *floats):
+        raise NotImplementedError(_operators.NO_STEP_GRADIENT)
+    run = (torch.ops.ssm_core.selective_state_update
+           if is_traced(state, *floats) or is_transformed() else
+           _operators.StateUpdate.apply if has_gradient(*floats) else _operators.run_state_update)
+    return run(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
+               A_is_log)

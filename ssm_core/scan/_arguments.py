@@ -1,32 +1,62 @@
 """Checks of the arguments of the selective scan, the same for every backend.
 
 They look at types, shapes, dtypes and devices only, never at the numbers in a tensor: so they cost
-nothing on a GPU, and torch.compile and torch.export trace through them. The checks of numbers, of
-the boundaries in cu_seqlens and of slots, are made where the scan runs.
+nothing on a GPU, and torch.compile and torch.export trace through them. The exceptions are the
+boundaries in cu_seqlens, which ``ssm_core._tensors.as_packing`` reads once, and the slots of a step,
+which are read where the step runs.
 """
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ssm_core._checks import as_choice
-from ssm_core._tensors import check_device, check_kind, check_packed, check_shape, dtype_name
+from ssm_core._tensors import (
+    Packing,
+    as_packing,
+    check_device,
+    check_kind,
+    check_shape,
+    dtype_name,
+)
 
-BACKENDS = ("auto", "reference", "cpu", "triton")
+__all__ = ["Scan", "check_scan", "check_slots", "check_step", "state_dtype"]
+
 _LOW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def state_dtype(u):
+class Scan(NamedTuple):
+    """The arguments of a scan, checked, in the order in which operators and backends take them."""
+
+    u: Tensor  # (b, d, L)
+    delta: Tensor  # (b, d, L)
+    A: Tensor  # (d, n)
+    B: Tensor  # (b, g, n, L) or (d, n)
+    C: Tensor  # (b, g, n, L) or (d, n)
+    D: Tensor | None  # (d,)
+    z: Tensor | None  # (b, d, L)
+    delta_bias: Tensor | None  # (d,)
+    delta_softplus: bool
+    initial_state: Tensor | None  # (b or sequences, d, n), in the dtype of the states
+    cu_seqlens: Tensor | None  # (sequences + 1,)
+
+    @property
+    def floats(self) -> tuple[Tensor | None, ...]:
+        """All that a derivative can flow into."""
+        return (*self[:8], self.initial_state)
+
+
+def state_dtype(u: Tensor) -> torch.dtype:
     """The dtype of decays and states: float64 for float64 input, else float32."""
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
-def check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
-               initial_state, cu_seqlens):
-    """Return B, C as (b, g, n, L) or (d, n) and initial_state in the states' dtype, or raise."""
+def check_scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, delta_bias: Any,
+               delta_softplus: Any, return_last_state: Any, initial_state: Any,
+               cu_seqlens: Any | Packing) -> Scan:
+    """Return the arguments with B and C as (b, g, n, L) or (d, n), or raise."""
     for name, value in (("delta_softplus", delta_softplus),
                         ("return_last_state", return_last_state)):
         _check_bool(value, name)
@@ -49,23 +79,25 @@ def check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_
     C = _check_projection(C, "C", (b, n, L), d)
     if B.ndim == C.ndim == 4 and B.shape[1] != C.shape[1]:
         raise ValueError(f"C has {C.shape[1]} groups, expected as many as B, {B.shape[1]}")
-    sequences = b if cu_seqlens is None else check_packed(cu_seqlens, b, "u")
+    packing = as_packing(cu_seqlens, b, L, "u", u.device)
     if initial_state is not None:
         _check_tensor(initial_state, "initial_state")
         check_shape(initial_state, "initial_state",
-                     ("b" if cu_seqlens is None else "sequences", "d", "n"), (sequences, d, n))
+                    ("b" if packing is None else "sequences", "d", "n"),
+                    (b if packing is None else packing.sequences, d, n))
     _check_dtypes(
         {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state},
         {"A": A, "D": D, "delta_bias": delta_bias})
     _check_devices({"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z,
-                    "delta_bias": delta_bias, "initial_state": initial_state,
-                    "cu_seqlens": cu_seqlens}, "u", u.device)
+                    "delta_bias": delta_bias, "initial_state": initial_state}, "u", u.device)
     if initial_state is not None:
         initial_state = initial_state.to(state_dtype(u))
-    return B, C, initial_state
+    return Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+                None if packing is None else packing.cu_seqlens)
 
 
-def check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log):
+def check_step(state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any,
+               dt_softplus: Any, state_batch_indices: Any, A_is_log: Any) -> tuple[Tensor, Tensor]:
     """Return B and C as (b, g, n), or raise."""
     _check_bool(dt_softplus, "dt_softplus")
     _check_bool(A_is_log, "A_is_log")
@@ -99,7 +131,7 @@ def check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_in
     return B, C
 
 
-def check_slots(state_batch_indices, slots):
+def check_slots(state_batch_indices: Tensor, slots: int) -> None:
     """Check that the gather indices lie in the pool of states and that none comes twice."""
     used = [i for i in state_batch_indices.tolist() if i >= 0]
     if used and max(used) >= slots:
@@ -107,37 +139,6 @@ def check_slots(state_batch_indices, slots):
                          f"states in the pool, {slots}")
     if len(set(used)) < len(used):
         raise ValueError("state_batch_indices names a state twice, expected each at most once")
-
-
-def pick_backend(backend, u):
-    """The backend that runs: the one asked for, or by the device and dtype of u."""
-    backend = as_choice(backend, "backend", BACKENDS)
-    if backend == "auto":
-        if u.device.type == "cpu":
-            return "cpu"
-        fits = u.device.type == "cuda" and u.dtype != torch.float64 and _TRITON
-        return "triton" if fits else "reference"
-    if backend == "cpu" and u.device.type != "cpu":
-        raise ValueError(f"backend is 'cpu' and u is on {u.device}, expected tensors on the CPU")
-    if backend == "triton":
-        _check_triton(u)
-    return backend
-
-
-_TRITON = find_spec("triton") is not None
-
-
-def _check_triton(u):
-    if not _TRITON:
-        raise ValueError("backend is 'triton', and the package triton is not installed")
-    if u.dtype == torch.float64:
-        raise ValueError("backend is 'triton' and u is float64, expected float32, bfloat16 or "
-                         "float16 (float64 runs on the backends cpu and reference)")
-    interpreted = u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if u.device.type != "cuda" and not interpreted:
-        raise ValueError(f"backend is 'triton' and u is on {u.device}, expected a CUDA device (on "
-                         "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
-                         "set before it is imported)")
 
 
 def _check_bool(value, name):

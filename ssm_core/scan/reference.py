@@ -7,16 +7,21 @@ since the loop walks over ``unbind(-1)`` and not over indices, its gradient cost
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from ssm_core._tensors import check_boundaries
+from ssm_core._tensors import Packing
 from ssm_core.scan._arguments import check_scan, state_dtype
 
 __all__ = ["selective_scan_ref"]
 
 
-def selective_scan_ref(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
-                       return_last_state=False, *, initial_state=None, cu_seqlens=None):
+def selective_scan_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+                       D: Tensor | None = None, z: Tensor | None = None,
+                       delta_bias: Tensor | None = None, delta_softplus: bool = False,
+                       return_last_state: bool = False, *, initial_state: Tensor | None = None,
+                       cu_seqlens: Tensor | Packing | None = None,
+                       ) -> Tensor | tuple[Tensor, Tensor]:
     r"""The selective scan by its definition, for any float dtype, on any device.
 
     .. math::
@@ -39,12 +44,8 @@ def selective_scan_ref(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta
         >>> selective_scan_ref(u, delta, A, B, C)
         tensor([[[1.0000, 1.5000, 1.7500]]])
     """
-    B, C, initial_state = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
-                                     return_last_state, initial_state, cu_seqlens)
-    if cu_seqlens is not None:
-        check_boundaries(cu_seqlens, u.shape[-1])
-    out, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
-                           cu_seqlens)
+    out, last_state = scan(*check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
+                                       return_last_state, initial_state, cu_seqlens))
     return (out, last_state) if return_last_state else out
 
 

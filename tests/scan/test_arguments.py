@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ssm_core.scan import (
-    _arguments,
+    _backends,
     selective_scan_fn,
     selective_scan_ref,
     selective_state_update,
@@ -106,14 +106,14 @@ def test_states_of_packed_sequences():
     ("triton", torch.float32, ValueError, "backend is 'triton' and u is on cpu, expected a CUDA"),
 ])
 def test_backend(backend, dtype, error, message, monkeypatch):
-    monkeypatch.setattr(_arguments, "_TRITON", True)
+    monkeypatch.setattr(_backends, "_TRITON", True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(error, match=re.escape(message)):
         selective_scan_fn(**arguments(dtype=dtype), backend=backend)
 
 
 def test_backend_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(_arguments, "_TRITON", False)
+    monkeypatch.setattr(_backends, "_TRITON", False)
     with pytest.raises(ValueError, match="the package triton is not installed"):
         selective_scan_fn(**arguments(), backend="triton")
 
@@ -136,8 +136,8 @@ def test_backend_by_itself(device, dtype, triton, backend, monkeypatch):
 
     u = Fake()
     u.device, u.dtype = torch.device(device), dtype
-    monkeypatch.setattr(_arguments, "_TRITON", triton)
-    assert _arguments.pick_backend("auto", u) == backend
+    monkeypatch.setattr(_backends, "_TRITON", triton)
+    assert _backends.pick_backend("auto", u) == backend
 
 
 STEP = [

@@ -250,7 +250,7 @@ def test_step_keeps_the_rules_of_operators():
     step, softplus = next(columns(x))
     for slots in (None, torch.tensor([2, -1, 0], dtype=torch.int32)):
         torch.library.opcheck(torch.ops.ssm_core.selective_state_update,
-                              (x["initial_state"].clone(), *step, softplus, slots, "reference"))
+                              (x["initial_state"].clone(), *step, softplus, slots, "reference", False))
 
 
 def test_results_are_contiguous_as_the_operators_promise():
@@ -273,4 +273,4 @@ def test_operators_and_their_modules_agree_on_what_is_absent():
     out, last, saved = torch.ops.ssm_core.selective_scan(*given, True, "cpu")
     made = torch.ops.ssm_core.selective_scan_backward(out, last, *given, saved, "cpu")
     assert [y.shape == (0,) for y in made] == [False] * 5 + [True] * 4
-    assert _operators.scan(*given, "cpu")[0].shape == x["u"].shape
+    assert _operators.run_forward(*given, False, "cpu")[0].shape == x["u"].shape
