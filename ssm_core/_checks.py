@@ -9,28 +9,54 @@ kind with a wrong value or shape.
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "Array",
+    "RealArray",
     "as_array",
     "as_choice",
+    "as_dynamics",
     "as_generator",
     "as_int",
     "as_positive",
     "as_real",
     "as_signal",
+    "as_square",
     "as_state_space",
+    "default_errstate",
     "finite_result",
     "read_only",
 ]
 
+Array = NDArray[Any]  # float64, or complex128 where an argument is complex
+RealArray = NDArray[np.float64]
 
-def as_array(value: Any, name: str, shape: Sequence[Any] | None = None, *, real: bool = False):
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@overload
+def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
+             real: Literal[True]) -> RealArray: ...
+
+
+@overload
+def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
+             real: bool = False) -> Array: ...
+
+
+def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
+             real: bool = False) -> Array:
     """Return ``value`` as a finite array in float64, or complex128 where it is complex.
+
+    Any dtype of numbers, byte order, layout and subclass is converted. A mask is never dropped in
+    silence: a masked array is accepted only if nothing in it is masked.
 
     Args:
         value: anything NumPy reads as an array of numbers.
@@ -42,17 +68,23 @@ def as_array(value: Any, name: str, shape: Sequence[Any] | None = None, *, real:
 
     Raises:
         TypeError: not an array of numbers, or complex where real numbers are expected.
-        ValueError: wrong shape, or a NaN or an infinity in it.
+        ValueError: wrong shape, masked entries, or a NaN or an infinity in it.
     """
+    if count := _masked_entries(value):
+        raise ValueError(f"{name} has {count} masked entries, expected none: fill or drop them")
     try:
         x = np.asarray(value)
     except ValueError as error:  # ragged nested lists
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
+    except Exception as error:  # a tensor that requires a gradient or lies on a GPU
+        raise TypeError(f"{name} is a {type(value).__name__} that NumPy cannot read: {error}") from None
     if x.dtype.kind not in "biufc":
-        raise TypeError(f"{name} has dtype {x.dtype}, expected numbers (float64 or complex128)")
+        kind = f"dtype {x.dtype}" + (f" ({type(value).__name__})" if x.dtype.kind == "O" else "")
+        raise TypeError(f"{name} has {kind}, expected numbers (float64 or complex128)")
     if real and x.dtype.kind == "c":
         raise TypeError(f"{name} is complex ({x.dtype}), expected real numbers")
-    x = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
+    with np.errstate(all="ignore"):  # what float64 cannot hold becomes inf, and is refused below
+        x = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64, copy=False)
     if shape is not None and not _fits(x.shape, tuple(shape)):
         raise ValueError(f"{name} has shape {x.shape}, expected {_spell(shape)}")
     if not np.isfinite(x).all():
@@ -60,8 +92,8 @@ def as_array(value: Any, name: str, shape: Sequence[Any] | None = None, *, real:
     return x
 
 
-def as_signal(value: Any, name: str, channels: int, *, length: int | None = None,
-              real: bool = False):
+def as_signal(value: ArrayLike, name: str, channels: int, *, length: int | None = None,
+              real: bool = False) -> Array:
     """Return a signal as an array of shape (L, channels); (L,) is accepted for one channel.
 
     Args:
@@ -79,14 +111,43 @@ def as_signal(value: Any, name: str, channels: int, *, length: int | None = None
     return x.reshape(len(x), channels)
 
 
-def as_state_space(A: Any, B: Any, C: Any, D: Any):
-    """Return A (N, N), B (N, M), C (P, N), D (P, M) as arrays that fit each other."""
-    A = as_array(A, "A", ("N", "N"))  # (N, N)
-    N = len(A)
-    B = as_array(B, "B", (N, "M"))  # (N, M)
-    C = as_array(C, "C", ("P", N))  # (P, N)
-    D = as_array(D, "D", (len(C), B.shape[1]))  # (P, M)
-    return A, B, C, D
+def as_state_space(A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None
+                   ) -> tuple[Array, Array, Array, Array]:
+    """Return A (N, N), B (N, M), C (P, N), D (P, M) as arrays that fit each other.
+
+    Short forms are accepted where they have one meaning: a scalar A, B or C where N = 1; a column
+    B as (N,) and a row C as (N,), of one input and one output; B as (M,) where N = 1. D may be
+    None or the number 0, which mean zeros, or (P,) or (M,) where there is one input or output.
+    """
+    A, B = as_dynamics(A, B)
+    C = _as_matrix(C, "C", "P", len(A))  # (P, N)
+    shape = len(C), B.shape[1]
+    if D is None or (np.ndim(D) == 0 and as_array(D, "D") == 0):
+        return A, B, C, np.zeros(shape)
+    return A, B, C, _as_matrix(D, "D", *shape)
+
+
+def as_dynamics(A: ArrayLike, B: ArrayLike) -> tuple[Array, Array]:
+    """Return A (N, N) and B (N, M); short forms as in :func:`as_state_space`."""
+    A = as_square(A, "A")
+    return A, _as_matrix(B, "B", len(A), "M")
+
+
+def as_square(value: ArrayLike, name: str) -> Array:
+    """Return a square matrix (N, N); a scalar is accepted for N = 1."""
+    return _as_matrix(value, name, "N", "N")
+
+
+def _as_matrix(value: ArrayLike, name: str, rows: int | str, columns: int | str) -> Array:
+    """A matrix (rows, columns), also from a scalar or (n,) where a side of the matrix is 1."""
+    x = as_array(value, name)
+    if x.ndim == 2 and _fits(x.shape, (rows, columns)):
+        return x
+    if x.ndim < 2:
+        for shape in ((x.size, 1), (1, x.size)):  # a column first: B is one where N = M = 1 too
+            if _fits(shape, (rows, columns)):
+                return x.reshape(shape)
+    raise ValueError(f"{name} has shape {x.shape}, expected {_spell((rows, columns))}")
 
 
 def as_real(value: Any, name: str, *, low: float | None = None, high: float | None = None) -> float:
@@ -95,9 +156,9 @@ def as_real(value: Any, name: str, *, low: float | None = None, high: float | No
         raise TypeError(f"{name} is {value!r}, expected a real number")
     try:
         x = np.asarray(value)
-    except ValueError:
-        x = np.empty(0, dtype=object)
-    if x.dtype.kind not in "iuf" or x.size != 1:
+    except Exception:
+        x = np.empty(0)
+    if x.dtype.kind not in "iuf" or x.size != 1 or _masked_entries(value):
         raise TypeError(f"{name} is {_short(value)}, expected a real number")
     number = float(x.reshape(()))
     bounds = (f" of at least {low:g}" if low is not None and high is None else
@@ -149,21 +210,43 @@ def as_generator(value: Any, name: str = "rng") -> np.random.Generator:
     raise TypeError(f"{name} is {_short(value)}, expected a numpy.random.Generator or a seed")
 
 
-def finite_result(x: np.ndarray, what: str) -> np.ndarray:
+def finite_result(x: Array, what: str, why: str = "the system grows without bound") -> Array:
     """Return ``x``, or say at which index a result of finite arguments left float64's range."""
     bad = ~np.isfinite(x)
     if bad.any():
         index = int(np.argwhere(bad)[0][0])
-        raise OverflowError(f"{what} leaves the range of float64 at index {index}: "
-                            "the system grows without bound")
+        raise OverflowError(f"{what} leaves the range of float64 at index {index}: {why}")
     return x
 
 
-def read_only(x: np.ndarray) -> np.ndarray:
+def read_only(x: Array) -> Array:
     """Return a copy of ``x`` that cannot be written to."""
     x = x.copy()
     x.flags.writeable = False
     return x
+
+
+def default_errstate(function: _Function) -> _Function:
+    """Run a function in NumPy's default error state, whatever its caller has set.
+
+    An underflow to zero on the way to a right result is no error, also for a caller who runs
+    under ``np.errstate(all="raise")``.
+    """
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _masked_entries(value: Any) -> int:
+    """How many entries are masked in an array, or in the arrays of a nested list."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.ma.count_masked(value))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_masked_entries, value))
+    return 0
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...]) -> bool:

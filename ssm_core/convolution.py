@@ -10,14 +10,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import fft
 
-from ssm_core._checks import as_array, as_int, finite_result
+from ssm_core._checks import (
+    Array,
+    as_array,
+    as_int,
+    as_state_space,
+    default_errstate,
+    finite_result,
+)
 
 __all__ = ["causal_convolution", "kernel_from_ssm"]
 
 
-def causal_convolution(u, K):
+@default_errstate
+def causal_convolution(u: ArrayLike, K: ArrayLike) -> Array:
     r"""Convolve signals with kernels so that no output sees a later input.
 
     .. math:: y_k = \sum_{j=0}^{k} K_j \, u_{k-j}
@@ -37,14 +46,16 @@ def causal_convolution(u, K):
         few roundings of the largest one: FFT spreads its rounding error evenly over the signal.
 
     Raises:
-        ValueError: an argument without samples, leading axes that do not broadcast, NaN, infinity.
-        TypeError: arguments that are no numbers.
+        ValueError: an argument without samples, leading axes that do not broadcast, masked
+            entries, NaN or infinity.
+        TypeError: arguments that are not numbers.
 
     Equations eq-causal-convolution, eq-rnn-convolution. Source: Oppenheim and Schafer,
     *Discrete-Time Signal Processing* (3rd ed.), section 8.7; Gu, Goel and Ré, "Efficiently Modeling
     Long Sequences with Structured State Spaces" (2022), section 2.4.
 
     Example:
+        >>> from ssm_core.convolution import causal_convolution
         >>> y = causal_convolution([1.0, 0.0, 2.0], [1.0, 0.5, 0.25])
         >>> print(y.round(12))
         [1.   0.5  2.25]
@@ -66,7 +77,8 @@ def causal_convolution(u, K):
     return fft.irfft(fft.rfft(u, padded) * fft.rfft(K, padded), padded)[..., :L]
 
 
-def kernel_from_ssm(A, B, C, L: int):
+@default_errstate
+def kernel_from_ssm(A: ArrayLike, B: ArrayLike, C: ArrayLike, L: int) -> Array:
     r"""The convolution kernel of the recurrence x_k = A x_{k-1} + B u_k, y_k = C x_k.
 
     .. math:: K_j = C A^j B, \qquad j = 0, \dots, L - 1
@@ -77,17 +89,17 @@ def kernel_from_ssm(A, B, C, L: int):
     O(N³ log L) of :math:`A^m`, where L steps one by one take O(L N²).
 
     Args:
-        A (float64 or complex128): state matrix of the discrete system (N, N).
-        B (float64 or complex128): input matrix of the discrete system (N, M).
-        C (float64 or complex128): output matrix (P, N).
+        A (float64 or complex128): state matrix of the discrete system (N, N); a scalar if N = 1.
+        B (float64 or complex128): input matrix of the discrete system (N, M); (N,) for one input.
+        C (float64 or complex128): output matrix (P, N); (N,) for one output.
         L (int): length of the kernel, at least 1.
 
     Returns:
-        K (L,) for one input and one output, else (L, P, M). There is no D in it.
+        K (L, P, M), whatever P and M are. There is no D in it.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, L below 1.
-        TypeError: arguments that are no numbers, L no integer.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, L below 1.
+        TypeError: arguments that are not numbers, L not an integer.
         OverflowError: A is unstable and a power of it leaves the range of float64.
 
     Equation eq-kernel. Source: Gu, Goel and Ré (2022), equation (5).
@@ -95,13 +107,11 @@ def kernel_from_ssm(A, B, C, L: int):
     Example:
         A running mean with forgetting factor 1/2:
 
-        >>> print(kernel_from_ssm([[0.5]], [[0.5]], [[1.0]], 4))
+        >>> from ssm_core.convolution import kernel_from_ssm
+        >>> print(kernel_from_ssm(0.5, 0.5, 1.0, 4)[:, 0, 0])
         [0.5    0.25   0.125  0.0625]
     """
-    A = as_array(A, "A", ("N", "N"))  # (N, N)
-    N = len(A)
-    B = as_array(B, "B", (N, "M"))  # (N, M)
-    C = as_array(C, "C", ("P", N))  # (P, N)
+    A, B, C, _ = as_state_space(A, B, C, None)  # (N, N), (N, M), (P, N)
     L = as_int(L, "L")
     m = math.isqrt(L - 1) + 1  # smallest m with m * m >= L
     with np.errstate(over="ignore", invalid="ignore"):
@@ -109,11 +119,10 @@ def kernel_from_ssm(A, B, C, L: int):
         giant = _powers(np.linalg.matrix_power(A, m).T, C.T, -(-L // m))  # (g, N, P): (C A^gm)^T
         K = np.einsum("gnp,inm->gipm", giant, small, optimize=True)  # (g, m, P, M)
     K = K.reshape(-1, len(C), B.shape[1])[:L]  # (L, P, M)
-    finite_result(K, "the kernel C A^j B")
-    return K[:, 0, 0] if K.shape[1:] == (1, 1) else K
+    return finite_result(K, "the kernel C A^j B")
 
 
-def _powers(A, B, count: int):
+def _powers(A: Array, B: Array, count: int) -> Array:
     """B, A B, ..., A^(count-1) B as (count, N, M)."""
     out = np.empty((count, *B.shape), dtype=np.result_type(A, B))
     out[0] = B

@@ -19,21 +19,23 @@ rule                equation               what it takes the input to be
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from scipy.linalg import expm
+from numpy.typing import ArrayLike
+from scipy.linalg import expm, schur
 
 from ssm_core._checks import (
-    as_array,
+    Array,
     as_choice,
+    as_dynamics,
     as_positive,
     as_real,
+    as_square,
     as_state_space,
+    default_errstate,
     finite_result,
 )
 
-__all__ = ["METHODS", "discretize", "exponential_integrals"]
+__all__ = ["METHODS", "discretize", "exponential", "exponential_integrals"]
 
 METHODS = ("euler", "backward_euler", "bilinear", "gbt", "zoh", "foh", "dirac")
 
@@ -41,7 +43,16 @@ _ALPHA = {"euler": 0.0, "backward_euler": 1.0, "bilinear": 0.5}  # members of th
 _ALIASES = {"backward_diff": "backward_euler"}  # SciPy's name
 
 
-def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None = None):
+@default_errstate
+def discretize(
+    A: ArrayLike,
+    B: ArrayLike,
+    C: ArrayLike,
+    D: ArrayLike | None,
+    dt: float,
+    method: str = "zoh",
+    alpha: float | None = None,
+) -> tuple[Array, Array, Array, Array]:
     r"""Turn a continuous state space model into a discrete one, by the rule ``method``.
 
     The result has the meaning it has in ``scipy.signal.cont2discrete``: with samples
@@ -51,30 +62,30 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
 
     approximates the continuous output, :math:`y_k \approx y(k\,dt)`. The rules
     ``backward_euler``, ``bilinear``, ``gbt`` and ``foh`` need the input at the end of a step too.
-    They fold it into the state: the state is then no sample of x(t), and ``Cb``, ``Db`` differ
+    They fold it into the state: the state is then not a sample of x(t), and ``Cb``, ``Db`` differ
     from ``C``, ``D``. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and Mamba write, see
     :meth:`ssm_core.lti.ContinuousSSM.discretize`.
 
     Args:
-        A (float64 or complex128): state matrix (N, N), per unit of time.
-        B (float64 or complex128): input matrix (N, M), per unit of time.
-        C (float64 or complex128): output matrix (P, N).
-        D (float64 or complex128): direct term (P, M).
+        A (float64 or complex128): state matrix (N, N), per unit of time; a scalar if N = 1.
+        B (float64 or complex128): input matrix (N, M), per unit of time; (N,) for one input.
+        C (float64 or complex128): output matrix (P, N); (N,) for one output.
+        D (float64 or complex128): direct term (P, M); None stands for zeros.
         dt (float): step between samples, above 0, in the unit of time of A.
         method (str): ``euler``, ``backward_euler`` (or ``backward_diff``), ``bilinear``, ``gbt``,
             ``zoh``, ``foh`` or ``dirac``.
         alpha (float): for ``gbt`` only, from 0 (Euler) over 1/2 (bilinear) to 1 (backward Euler).
 
     Returns:
-        ``(Ab, Bb, Cb, Db)`` in the shapes of A, B, C, D. ``dirac`` takes ``u_k`` for the weight of
+        ``(Ab, Bb, Cb, Db)`` with shapes (N, N), (N, M), (P, N), (P, M). ``dirac`` takes ``u_k`` for the weight of
         an impulse and leaves B and D as they are (SciPy's ``impulse`` sets Bb = dt Ab B, which
         is the same impulse one step later and scaled by dt).
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, ``dt`` not above 0, an unknown
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, ``dt`` not above 0, an unknown
             ``method``, ``alpha`` missing for ``gbt`` or given for another rule, or a step at
             which an implicit rule has no solution (I - alpha dt A singular).
-        TypeError: arguments that are no numbers.
+        TypeError: arguments that are not numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
     Equations eq-euler, eq-backward-euler, eq-bilinear, eq-gbt, eq-zoh, eq-foh, eq-dirac,
@@ -86,7 +97,8 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
     Example:
         A = -1 and dt = 1 give (1 - 1/2) / (1 + 1/2) = 1/3 by the bilinear rule:
 
-        >>> Ab, Bb, Cb, Db = discretize([[-1.0]], [[1.0]], [[1.0]], [[0.0]], 1.0, "bilinear")
+        >>> from ssm_core.discretize import discretize
+        >>> Ab, Bb, Cb, Db = discretize(-1.0, 1.0, 1.0, 0.0, 1.0, "bilinear")
         >>> print(f"{Ab[0, 0]:.6f} {Bb[0, 0]:.6f}")
         0.333333 0.666667
     """
@@ -105,12 +117,13 @@ def discretize(A, B, C, D, dt: float, method: str = "zoh", alpha: float | None =
     if method == "foh":
         return _first_order_hold(A, B, C, D, dt)
     if method == "dirac":
-        return _exponential(A * dt), B.copy(), C.copy(), D.copy()
+        return exponential(_over_one_step(A, dt)), B.copy(), C.copy(), D.copy()
     alpha = _ALPHA[method] if method in _ALPHA else as_real(alpha, "alpha", low=0, high=1)
     return _generalized_bilinear(A, B, C, D, dt, alpha)
 
 
-def exponential_integrals(A, B, dt: float):
+@default_errstate
+def exponential_integrals(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[Array, Array, Array]:
     r"""The matrix exponential over one step and the two integrals that the holds are made of.
 
     .. math::
@@ -128,19 +141,21 @@ def exponential_integrals(A, B, dt: float):
         \exp \begin{pmatrix} A\,dt & B\,dt & 0 \\ 0 & 0 & I \\ 0 & 0 & 0 \end{pmatrix}
         = \begin{pmatrix} \Phi & \Gamma & \Gamma_1 \\ 0 & I & I \\ 0 & 0 & I \end{pmatrix},
 
-    so nothing is divided by A and a singular A needs no special case.
+    so nothing is divided by A and a singular A needs no special case. The exponential is taken of
+    a triangular matrix where that is possible, which keeps the slow modes of a stiff A exact: see
+    :func:`exponential`.
 
     Args:
-        A (float64 or complex128): state matrix (N, N), per unit of time.
-        B (float64 or complex128): input matrix (N, M), per unit of time.
+        A (float64 or complex128): state matrix (N, N), per unit of time; a scalar if N = 1.
+        B (float64 or complex128): input matrix (N, M), per unit of time; (N,) for one input.
         dt (float): step, above 0, in the unit of time of A.
 
     Returns:
         ``(Phi, Gamma, Gamma1)`` with shapes (N, N), (N, M), (N, M).
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, ``dt`` not above 0.
-        TypeError: arguments that are no numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, ``dt`` not above 0.
+        TypeError: arguments that are not numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
     Equations eq-augmented, eq-variation-of-constants, eq-zoh, eq-foh. Source: Van Loan, "Computing
@@ -149,41 +164,117 @@ def exponential_integrals(A, B, dt: float):
     Example:
         An integrator (A = 0) gains dt from a constant input and dt/2 from a ramp:
 
-        >>> Phi, Gamma, Gamma1 = exponential_integrals([[0.0]], [[1.0]], 0.5)
+        >>> from ssm_core.discretize import exponential_integrals
+        >>> Phi, Gamma, Gamma1 = exponential_integrals(0.0, 1.0, 0.5)
         >>> print(Phi[0, 0], Gamma[0, 0], Gamma1[0, 0])
         1.0 0.5 0.25
     """
-    A = as_array(A, "A", ("N", "N"))  # (N, N)
-    B = as_array(B, "B", (len(A), "M"))  # (N, M)
+    A, B = as_dynamics(A, B)  # (N, N), (N, M)
     dt = as_positive(dt, "dt")
+    A, B = _over_one_step(A, dt), _over_one_step(B, dt)
+    scale = _power_of_two(np.abs(B).max())  # a large B must not cost expm its digits
+    B = B / scale
+    if _is_stiff(A):
+        T, Q = schur(A, output="complex")
+        Phi, Gamma, Gamma1 = _blocks(T, Q.conj().T @ B)
+        Phi, Gamma, Gamma1 = Q @ Phi @ Q.conj().T, Q @ Gamma, Q @ Gamma1
+        if not np.iscomplexobj(A) and not np.iscomplexobj(B):
+            Phi, Gamma, Gamma1 = Phi.real, Gamma.real, Gamma1.real
+    else:
+        Phi, Gamma, Gamma1 = _blocks(A, B)
+    with np.errstate(over="ignore"):
+        return Phi, finite_result(Gamma * scale, "Gamma"), finite_result(Gamma1 * scale, "Gamma1")
+
+
+def _blocks(A: Array, B: Array) -> tuple[Array, Array, Array]:
+    """The blocks Phi, Gamma, Gamma1 of one exponential, for A and B over one unit of time.
+
+    The order of the blocks keeps a triangular A triangular: the state (x, u, u') makes the upper
+    triangle larger, (u', u, x) the lower.
+    """
     N, M = B.shape
-    scale = _power_of_two(np.abs(B).max() * dt)  # a large B must not cost expm its digits
     E = np.zeros((N + 2 * M, N + 2 * M), dtype=np.result_type(A, B))
-    E[:N, :N] = A * dt
-    E[:N, N : N + M] = B * (dt / scale)
-    E[N : N + M, N + M :] = np.eye(M)
-    E = _exponential(E)
-    return E[:N, :N], E[:N, N : N + M] * scale, E[:N, N + M :] * scale
+    if np.triu(A, 1).any():
+        x, u, slope = slice(N), slice(N, N + M), slice(N + M, None)
+    else:
+        slope, u, x = slice(M), slice(M, 2 * M), slice(2 * M, None)
+    E[x, x], E[x, u], E[u, slope] = A, B, np.eye(M)
+    E = _expm(E)
+    return E[x, x], E[x, u], E[x, slope]
 
 
-def _exponential(E):
+@default_errstate
+def exponential(A: ArrayLike) -> Array:
+    r"""The matrix exponential :math:`e^A`, also of stiff matrices.
+
+    Scaling and squaring halves A until it is small and squares the exponential back. If a fast
+    mode makes A large, that rounds a slow one many times, and the error of both is a rounding of
+    the norm of A. Squaring a *triangular* matrix keeps the exponentials of its eigenvalues exact,
+    so a large A that is not triangular is taken to its Schur form first.
+
+    Args:
+        A (float64 or complex128): matrix (N, N); a scalar if N = 1.
+
+    Returns:
+        e^A (N, N). If A is far from normal and its entries are rounded, the eigenvalues move by a
+        rounding of the norm of A, and no method can undo that.
+
+    Raises:
+        ValueError: A is not square, or holds masked entries, NaN or infinity.
+        TypeError: A does not hold numbers.
+        OverflowError: the exponential leaves the range of float64.
+
+    Source: Al-Mohy and Higham, "A new scaling and squaring algorithm for the matrix exponential"
+    (2009), section 2, for triangular matrices.
+
+    Example:
+        >>> from ssm_core.discretize import exponential
+        >>> print(exponential([[0.0, 1.0], [0.0, 0.0]]))
+        [[1. 1.]
+         [0. 1.]]
+    """
+    A = as_square(A, "A")  # (N, N)
+    if not _is_stiff(A):
+        return _expm(A)
+    T, Q = schur(A, output="complex")
+    E = Q @ _expm(T) @ Q.conj().T
+    return E if np.iscomplexobj(A) else E.real
+
+
+def _is_stiff(A: Array) -> bool:
+    """Whether squaring would cost three digits or more, and A is not triangular already."""
+    return bool(np.abs(A).sum(axis=0).max() > 1000 and np.triu(A, 1).any() and np.tril(A, -1).any())
+
+
+def _over_one_step(X: Array, dt: float) -> Array:
+    """X dt, or an error where that leaves the range of float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return finite_result(X * dt, "A dt or B dt")
+
+
+def _expm(E: Array) -> Array:
     """exp(E), or an error where that leaves the range of float64."""
     with np.errstate(over="ignore", invalid="ignore"):
         return finite_result(expm(E), "the exponential of A dt")
 
 
-def _first_order_hold(A, B, C, D, dt: float):
+def _first_order_hold(A: Array, B: Array, C: Array, D: Array, dt: float
+                      ) -> tuple[Array, Array, Array, Array]:
     """The triangle hold: the state x_k - Gamma1 u_k needs only the sample at the step's start."""
     Phi, Gamma, Gamma1 = exponential_integrals(A, B, dt)
     return Phi, Gamma - Gamma1 + Phi @ Gamma1, C.copy(), D + C @ Gamma1
 
 
-def _generalized_bilinear(A, B, C, D, dt: float, alpha: float):
+def _generalized_bilinear(A: Array, B: Array, C: Array, D: Array, dt: float, alpha: float
+                          ) -> tuple[Array, Array, Array, Array]:
     """Euler's step with A x + B u taken (1 - alpha) at its start and alpha at its end."""
     N = len(A)
     implicit = np.eye(N) - alpha * dt * A  # (N, N)
     explicit = np.eye(N) + (1 - alpha) * dt * A  # (N, N)
+    pivots = 1 - alpha * dt * np.linalg.eigvals(A)  # 0 up to rounding: there is no solution
     try:
+        if np.abs(pivots).min() <= 8 * N * np.finfo(float).eps:
+            raise np.linalg.LinAlgError
         AB = np.linalg.solve(implicit, np.hstack([explicit, dt * B]))  # (N, N + M)
         Cb = np.linalg.solve(implicit.T, C.T).T  # (P, N)
     except np.linalg.LinAlgError:
@@ -195,6 +286,6 @@ def _generalized_bilinear(A, B, C, D, dt: float, alpha: float):
     return Ab, Bb, Cb, D + alpha * (C @ Bb)
 
 
-def _power_of_two(x: Any) -> float:
-    """The power of two at or just above x, 1 for x = 0: scaling by it is free of rounding."""
-    return float(2.0 ** np.ceil(np.log2(x))) if x > 0 else 1.0
+def _power_of_two(x: float) -> float:
+    """The power of two next to x, 1 for x = 0: scaling by it is free of rounding."""
+    return float(2.0 ** np.clip(np.ceil(np.log2(x)), -1000, 1000)) if x > 0 else 1.0

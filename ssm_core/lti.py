@@ -2,29 +2,37 @@ r"""Linear time invariant state space models, in continuous and in discrete time
 
 :class:`ContinuousSSM` is x' = Ax + Bu, y = Cx + Du (eq-ssm), :class:`DiscreteSSM` the sequence
 update it becomes on samples (eq-discrete-ssm). Both are immutable: their matrices are read-only
-copies in float64 or complex128. With one input and one output, signals are (L,); in general
-inputs are (L, M) and outputs (L, P), time first.
+copies in float64 or complex128, also after ``copy`` and ``pickle``, and systems with equal
+matrices are equal.
+
+Signals have time first: inputs are (L, M) and outputs (L, P), for one channel also (L,). What
+belongs to each pair of an output and an input, such as a kernel, is (..., P, M) for every system.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
-from scipy.linalg import expm
 
 from ssm_core._checks import (
+    Array,
+    RealArray,
     as_array,
     as_int,
     as_positive,
     as_signal,
     as_state_space,
+    default_errstate,
     finite_result,
     read_only,
 )
 from ssm_core.convolution import causal_convolution, kernel_from_ssm
-from ssm_core.discretize import discretize, exponential_integrals
+from ssm_core.discretize import discretize, exponential, exponential_integrals
 
 __all__ = ["ContinuousSSM", "DiscreteSSM"]
 
@@ -33,14 +41,32 @@ __all__ = ["ContinuousSSM", "DiscreteSSM"]
 class _StateSpace:
     """Four matrices that fit each other: what both kinds of system share."""
 
-    A: np.ndarray  # (N, N)
-    B: np.ndarray  # (N, M)
-    C: np.ndarray  # (P, N)
-    D: np.ndarray  # (P, M)
+    A: Array  # (N, N)
+    B: Array  # (N, M)
+    C: Array  # (P, N)
+    D: Array = None  # type: ignore[assignment]  # (P, M); None stands for zeros
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, matrix in zip("ABCD", as_state_space(self.A, self.B, self.C, self.D)):
             object.__setattr__(self, name, read_only(matrix))
+
+    def _fields(self) -> tuple[Any, ...]:
+        """The arguments that make this system."""
+        return self.A, self.B, self.C, self.D
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made anew from the matrices, so that they too are read-only."""
+        return type(self), self._fields()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, _StateSpace)
+        return all(map(np.array_equal, self._fields(), other._fields()))
+
+    def __hash__(self) -> int:
+        # Python's numbers hash as they compare: 0.0 as -0.0, 1.0 as 1 + 0j.
+        return hash(tuple(tuple(np.ravel(field).tolist()) for field in self._fields()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(N={self.N}, M={self.M}, P={self.P})"
@@ -61,7 +87,7 @@ class _StateSpace:
         return len(self.C)
 
     @property
-    def poles(self) -> np.ndarray:
+    def poles(self) -> Array:
         """The eigenvalues of A, complex (N,).
 
         A continuous system is stable if all lie left of the imaginary axis, a discrete one if all
@@ -69,17 +95,14 @@ class _StateSpace:
         """
         return np.linalg.eigvals(self.A).astype(np.complex128)
 
-    def _per_sample(self, y: np.ndarray) -> np.ndarray:
-        """(..., P, M) as it is, or (...) for one input and one output."""
-        return y[..., 0, 0] if self.P == self.M == 1 else y
-
-    def _initial_state(self, x0) -> np.ndarray:
+    def _initial_state(self, x0: ArrayLike | None) -> Array:
         """x0 as an array (N,), zero if it is None."""
         return np.zeros(self.N) if x0 is None else as_array(x0, "x0", (self.N,))
 
-    def _output(self, x: np.ndarray, u: np.ndarray, flat: bool) -> np.ndarray:
+    def _output(self, x: Array, u: Array, flat: bool) -> Array:
         """C x + D u for states (L, N) and inputs (L, M): (L, P), or (L,) where that is wanted."""
-        y = x @ self.C.T + u @ self.D.T  # (L, P)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = finite_result(x @ self.C.T + u @ self.D.T, "the output")  # (L, P)
         return y[:, 0] if flat and self.P == 1 else y
 
 
@@ -88,14 +111,14 @@ class ContinuousSSM(_StateSpace):
     r"""The system x' = Ax + Bu, y = Cx + Du in continuous time.
 
     Args:
-        A (float64 or complex128): state matrix (N, N), per unit of time.
-        B (float64 or complex128): input matrix (N, M), per unit of time.
-        C (float64 or complex128): output matrix (P, N).
-        D (float64 or complex128): direct term (P, M).
+        A (float64 or complex128): state matrix (N, N), per unit of time; a scalar if N = 1.
+        B (float64 or complex128): input matrix (N, M), per unit of time; (N,) for one input.
+        C (float64 or complex128): output matrix (P, N); (N,) for one output.
+        D (float64 or complex128): direct term (P, M); zeros by default.
 
     Raises:
-        ValueError: shapes that do not fit each other, NaN or infinity.
-        TypeError: arguments that are no numbers.
+        ValueError: shapes that do not fit each other, masked entries, NaN or infinity.
+        TypeError: arguments that are not numbers.
 
     Equation eq-ssm. Source: Kalman, "A new approach to linear filtering and prediction problems"
     (1960); Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces"
@@ -104,14 +127,17 @@ class ContinuousSSM(_StateSpace):
     Example:
         A mass of 1 on a spring of stiffness 40 with friction 5; the state is (position, velocity):
 
-        >>> spring = ContinuousSSM([[0, 1], [-40, -5]], [[0], [1]], [[1, 0]], [[0]])
+        >>> from ssm_core.lti import ContinuousSSM
+        >>> spring = ContinuousSSM([[0, 1], [-40, -5]], [[0], [1]], [[1, 0]])
         >>> spring
         ContinuousSSM(N=2, M=1, P=1)
         >>> print(spring.poles.real)
         [-2.5 -2.5]
     """
 
-    def simulate(self, u, t, x0=None) -> np.ndarray:
+    @default_errstate
+    def simulate(self, u: ArrayLike | Callable[[float], ArrayLike], t: ArrayLike,
+                 x0: ArrayLike | None = None) -> Array:
         r"""The response to an input, at the times ``t``.
 
         Samples are joined by straight lines and the response to that input is exact
@@ -130,7 +156,7 @@ class ContinuousSSM(_StateSpace):
             (L, P). For the states themselves take C = I and D = 0.
 
         Raises:
-            ValueError: wrong shapes, NaN or infinity, times that do not increase.
+            ValueError: wrong shapes, masked entries, NaN or infinity, times that do not increase.
             OverflowError: the system is unstable and leaves the range of float64.
             RuntimeError: the integrator gave up on the function ``u``.
 
@@ -139,7 +165,8 @@ class ContinuousSSM(_StateSpace):
         Example:
             A leaky integrator under a constant input is 1 - exp(-t):
 
-            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> leaky = ContinuousSSM(-1.0, 1.0, 1.0)
             >>> print(leaky.simulate([1.0, 1.0, 1.0], [0.0, 1.0, 3.0]).round(4))
             [0.     0.6321 0.9502]
         """
@@ -155,7 +182,7 @@ class ContinuousSSM(_StateSpace):
             x = self._follow_lines(inputs, t, x0)
         return self._output(finite_result(x, "the state"), inputs, flat)
 
-    def _follow_lines(self, u, t, x0) -> np.ndarray:
+    def _follow_lines(self, u: Array, t: RealArray, x0: Array) -> Array:
         """States (L, N) under an input (L, M) that is a straight line from sample to sample."""
         steps, which = _distinct_steps(t)
         Phi = np.empty((len(steps), self.N, self.N), dtype=self.A.dtype)
@@ -166,7 +193,7 @@ class ContinuousSSM(_StateSpace):
             w[k] = u[k] @ (Gamma - Gamma1).T + u[k + 1] @ Gamma1.T
         return _run(Phi, which, w, x0)
 
-    def _integrate(self, u, t, x0) -> np.ndarray:
+    def _integrate(self, u: Callable[[float], ArrayLike], t: RealArray, x0: Array) -> Array:
         """States (L, N) under an input that is a function of time."""
         if len(t) == 1:
             return x0[None, :]
@@ -181,24 +208,26 @@ class ContinuousSSM(_StateSpace):
             raise RuntimeError(f"the integrator stopped: {solution.message}")
         return solution.y.T
 
-    def impulse_response(self, t) -> np.ndarray:
+    @default_errstate
+    def impulse_response(self, t: ArrayLike) -> Array:
         r"""The response to an impulse at time 0, C exp(At) B, without the impulse that D passes on.
 
         Args:
             t (float64): one time or times (K,), in the unit of time of A. Before 0 there is none.
 
         Returns:
-            h in the shape of ``t`` for one input and one output, else (..., P, M).
+            h (P, M) for one time, (K, P, M) for several, whatever P and M are.
 
         Raises:
-            ValueError: wrong shape, NaN or infinity.
+            ValueError: wrong shape, masked entries, NaN or infinity.
             OverflowError: the system is unstable and leaves the range of float64.
 
         Equation eq-impulse-response.
 
         Example:
-            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
-            >>> print(leaky.impulse_response([-1.0, 0.0, 1.0]).round(4))
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> leaky = ContinuousSSM(-1.0, 1.0, 1.0)
+            >>> print(leaky.impulse_response([-1.0, 0.0, 1.0])[:, 0, 0].round(4))
             [0.     1.     0.3679]
         """
         t = _scalar_or_row(t, "t")
@@ -206,40 +235,45 @@ class ContinuousSSM(_StateSpace):
         with np.errstate(over="ignore", invalid="ignore"):
             for k, time in enumerate(t.flat):
                 if time >= 0:
-                    h[k] = self.C @ expm(self.A * time) @ self.B
-        finite_result(h, "the impulse response")
-        return self._per_sample(h.reshape(*t.shape, self.P, self.M))
+                    h[k] = self.C @ exponential(self.A * time) @ self.B
+        return finite_result(h, "the impulse response").reshape(*t.shape, self.P, self.M)
 
-    def frequency_response(self, w) -> np.ndarray:
+    @default_errstate
+    def frequency_response(self, w: ArrayLike) -> Array:
         r"""What becomes of the input exp(iwt): C (iwI - A)^{-1} B + D.
 
         Args:
             w (float64): one angular frequency or several (K,), in radians per unit of time of A.
 
         Returns:
-            G complex128 in the shape of ``w`` for one input and one output, else (..., P, M). Its
-            modulus is the gain, its angle the phase.
+            G complex128 (P, M) for one frequency, (K, P, M) for several, whatever P and M are.
+            Its modulus is the gain, its angle the phase.
 
         Raises:
-            ValueError: wrong shape, NaN or infinity, or iw is an eigenvalue of A: a resonance
+            ValueError: wrong shape, masked entries, NaN or infinity, or iw is an eigenvalue of A: a resonance
                 without friction has no finite response.
 
         Equations eq-fourier, eq-frequency-response.
 
         Example:
-            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
-            >>> print(abs(leaky.frequency_response([0.0, 1.0])).round(4))
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> leaky = ContinuousSSM(-1.0, 1.0, 1.0)
+            >>> print(abs(leaky.frequency_response([0.0, 1.0]))[:, 0, 0].round(4))
             [1.     0.7071]
         """
         w = _scalar_or_row(w, "w")
         resolvent = 1j * w[..., None, None] * np.eye(self.N) - self.A  # (..., N, N)
+        poles, rounding = self.poles, 8 * self.N * np.finfo(float).eps
         try:
+            if (np.abs(1j * w[..., None] - poles) <= rounding * np.abs(poles)).any():
+                raise np.linalg.LinAlgError
             x = np.linalg.solve(resolvent, np.broadcast_to(self.B, (*w.shape, self.N, self.M)))
         except np.linalg.LinAlgError:
             raise ValueError("w holds a frequency at which iw is an eigenvalue of A, expected "
-                             "frequencies that are no poles of the system") from None
-        return self._per_sample(self.C @ x + self.D)
+                             "frequencies at which the system has no pole") from None
+        return self.C @ x + self.D
 
+    @default_errstate
     def discretize(self, dt: float, method: str = "zoh", alpha: float | None = None) -> DiscreteSSM:
         r"""The discrete system x_k = Ab x_{k-1} + Bb u_k, y_k = C x_k + D u_k of this one.
 
@@ -276,8 +310,9 @@ class ContinuousSSM(_StateSpace):
         (2022), section 2.3.
 
         Example:
-            >>> leaky = ContinuousSSM([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
-            >>> print(leaky.discretize(1.0, "bilinear").kernel(3).round(4))
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> leaky = ContinuousSSM(-1.0, 1.0, 1.0)
+            >>> print(leaky.discretize(1.0, "bilinear").kernel(3)[:, 0, 0].round(4))
             [0.6667 0.2222 0.0741]
         """
         if method == "foh":
@@ -285,7 +320,7 @@ class ContinuousSSM(_StateSpace):
         Ab, Bb, _, _ = discretize(self.A, self.B, self.C, self.D, dt, method, alpha)
         return DiscreteSSM(Ab, Bb, self.C, self.D, dt)
 
-    def _first_order_hold(self, dt: float, alpha) -> DiscreteSSM:
+    def _first_order_hold(self, dt: float, alpha: float | None) -> DiscreteSSM:
         """foh on the state (x_k, u_k): the last input is remembered for the next straight line."""
         discretize(self.A, self.B, self.C, self.D, dt, "foh", alpha)  # the same checks
         Phi, Gamma, Gamma1 = exponential_integrals(self.A, self.B, dt)
@@ -311,66 +346,75 @@ class DiscreteSSM(_StateSpace):
     D = 0, it is also SciPy's with the same four matrices and its output taken one sample later.
 
     Args:
-        A (float64 or complex128): state matrix (N, N), per sample.
-        B (float64 or complex128): input matrix (N, M).
-        C (float64 or complex128): output matrix (P, N).
-        D (float64 or complex128): direct term (P, M).
-        dt (float): time from sample to sample, above 0. It only labels time: the matrices are
-            those of the discrete system already.
+        A (float64 or complex128): state matrix (N, N), per sample; a scalar if N = 1.
+        B (float64 or complex128): input matrix (N, M); (N,) for one input.
+        C (float64 or complex128): output matrix (P, N); (N,) for one output.
+        D (float64 or complex128): direct term (P, M); zeros by default.
+        dt (float): time from sample to sample, above 0; required. It only labels time: the
+            matrices are those of the discrete system already.
 
     Raises:
-        ValueError: shapes that do not fit each other, NaN or infinity, ``dt`` not above 0.
-        TypeError: arguments that are no numbers.
+        ValueError: shapes that do not fit each other, masked entries, NaN or infinity, ``dt`` not
+            above 0.
+        TypeError: arguments that are not numbers, or no ``dt``.
 
     Equation eq-discrete-ssm. Source: Gu, Goel and Ré (2022), section 2.3.
 
     Example:
         An exponential moving average, run as a recurrence and as a convolution:
 
-        >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+        >>> from ssm_core.lti import DiscreteSSM
+        >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
         >>> y, x = ema.recurrence([8.0, 8.0, 0.0])
         >>> print(y, ema.convolve([8.0, 8.0, 0.0]).round(12))
         [4. 6. 3.] [4. 6. 3.]
     """
 
-    dt: float
+    dt: float = None  # type: ignore[assignment]  # required; a field after D needs a default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dt", as_positive(self.dt, "dt"))
+
+    def _fields(self) -> tuple[Any, ...]:
+        return *super()._fields(), self.dt
 
     def __repr__(self) -> str:
         return f"DiscreteSSM(N={self.N}, M={self.M}, P={self.P}, dt={self.dt:g})"
 
-    def step(self, x, u):
-        r"""One sample: the new state from the last state and the new input, and the output.
+    @default_errstate
+    def step(self, u: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+        r"""One sample: the output and the new state, from the new input and the last state.
 
         Args:
+            u (float64 or complex128): new input, a scalar or (M,).
             x (float64 or complex128): last state (N,).
-            u (float64 or complex128): new input, one number or (M,).
 
         Returns:
-            ``(x, y)``: the new state (N,) and the output, one number if ``u`` is one and there is
-            one output, else (P,). The state given is not changed.
+            ``(y, x)``: the output, a scalar if ``u`` is one and P = 1, else (P,); and the new
+            state (N,). The state given is not changed.
 
         Raises:
-            ValueError: wrong shapes, NaN or infinity.
+            ValueError: wrong shapes, masked entries, NaN or infinity.
 
         Equation eq-discrete-ssm.
 
         Example:
-            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
-            >>> x, y = ema.step([4.0], 8.0)
-            >>> print(x, y)
-            [6.] 6.0
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
+            >>> y, x = ema.step(8.0, [4.0])
+            >>> print(y, x)
+            6.0 [6.]
         """
-        x = as_array(x, "x", (self.N,))
         u, flat = _one_input(u, self.M)
-        x = self.A @ x + self.B @ u  # (N,)
-        y = self.C @ x + self.D @ u  # (P,)
-        return x, (y[0] if flat and self.P == 1 else y)
+        x = as_array(x, "x", (self.N,))
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = finite_result(self.A @ x + self.B @ u, "the state")  # (N,)
+            y = finite_result(self.C @ x + self.D @ u, "the output")  # (P,)
+        return (y[0] if flat and self.P == 1 else y), x
 
-    def recurrence(self, u, x0=None):
+    @default_errstate
+    def recurrence(self, u: ArrayLike, x0: ArrayLike | None = None) -> tuple[Array, Array]:
         r"""Run the system over a signal, sample by sample: O(L N²) work, one state of memory.
 
         Args:
@@ -382,7 +426,7 @@ class DiscreteSSM(_StateSpace):
             state after every sample (L, N). ``x[-1]`` is where to go on from.
 
         Raises:
-            ValueError: wrong shapes, NaN or infinity.
+            ValueError: wrong shapes, masked entries, NaN or infinity.
             OverflowError: the system is unstable and leaves the range of float64.
 
         Equation eq-discrete-ssm.
@@ -390,7 +434,8 @@ class DiscreteSSM(_StateSpace):
         Example:
             A signal in two parts, the second from where the first ended:
 
-            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
             >>> y, x = ema.recurrence([8.0, 8.0])
             >>> y, x = ema.recurrence([0.0], x0=x[-1])
             >>> print(y)
@@ -402,7 +447,8 @@ class DiscreteSSM(_StateSpace):
         x = _run(self.A[None], np.zeros(len(u), dtype=int), u @ self.B.T, x0)[1:]  # (L, N)
         return self._output(finite_result(x, "the state"), u, flat), x
 
-    def kernel(self, L: int) -> np.ndarray:
+    @default_errstate
+    def kernel(self, L: int) -> Array:
         r"""The response to a unit impulse at sample 0: what ``convolve`` convolves with.
 
         .. math:: K_0 = C B + D, \qquad K_j = C A^j B
@@ -411,9 +457,8 @@ class DiscreteSSM(_StateSpace):
             L (int): number of samples, at least 1.
 
         Returns:
-            K (L,) for one input and one output, else (L, P, M). D is in its first sample, so the
-            convolution with K is the whole output;
-            :func:`ssm_core.convolution.kernel_from_ssm` gives it without D.
+            K (L, P, M), whatever P and M are. D is in its first sample, so the convolution with K
+            is the whole output; :func:`ssm_core.convolution.kernel_from_ssm` gives it without D.
 
         Raises:
             ValueError: L below 1.
@@ -422,18 +467,24 @@ class DiscreteSSM(_StateSpace):
         Equation eq-kernel. Source: Gu, Goel and Ré (2022), equation (5).
 
         Example:
-            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
-            >>> print(ema.kernel(4))
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
+            >>> print(ema.kernel(4)[:, 0, 0])
             [0.5    0.25   0.125  0.0625]
         """
         L = as_int(L, "L")
-        K = kernel_from_ssm(self.A, self.B, self.C, L).reshape(L, self.P, self.M)
+        K = kernel_from_ssm(self.A, self.B, self.C, L)  # (L, P, M)
         K = K.astype(np.result_type(K, self.D))
         K[0] += self.D
-        return self._per_sample(K)
+        return K
 
-    def convolve(self, u) -> np.ndarray:
+    @default_errstate
+    def convolve(self, u: ArrayLike) -> Array:
         r"""The output of ``recurrence`` from a zero state, computed all at once by FFT.
+
+        FFT spreads its rounding error evenly over the signal. If an unstable system grows by more
+        than a factor of 1000 over L samples, that error would bury the first ones, so the
+        recurrence is run instead.
 
         Args:
             u (float64 or complex128): input (L,) or (L, M).
@@ -442,24 +493,28 @@ class DiscreteSSM(_StateSpace):
             y (L,) if ``u`` is (L,) and there is one output, else (L, P).
 
         Raises:
-            ValueError: wrong shape, NaN or infinity.
+            ValueError: wrong shape, masked entries, NaN or infinity.
             OverflowError: the system is unstable and leaves the range of float64.
 
         Equation eq-causal-convolution. Source: Gu, Goel and Ré (2022), section 2.4.
 
         Example:
-            >>> ema = DiscreteSSM([[0.5]], [[0.5]], [[1.0]], [[0.0]], dt=1.0)
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
             >>> print(ema.convolve([8.0, 8.0, 0.0]).round(12))
             [4. 6. 3.]
         """
         flat = np.ndim(u) == 1
         u = as_signal(u, "u", self.M)  # (L, M)
-        K = self.kernel(len(u)).reshape(-1, self.P, self.M)  # (L, P, M)
+        if len(u) * np.log(max(np.abs(self.poles).max(), 1.0)) > np.log(1000):
+            y = self.recurrence(u)[0]  # (L, P)
+            return y[:, 0] if flat and self.P == 1 else y
+        K = self.kernel(len(u))  # (L, P, M)
         y = causal_convolution(u.T, K.transpose(1, 2, 0)).sum(axis=1).T  # (L, P)
         return y[:, 0] if flat and self.P == 1 else y
 
 
-def _run(A, which, w, x0) -> np.ndarray:
+def _run(A: Array, which: Array, w: Array, x0: Array) -> Array:
     """The states x0, x_1, … (L + 1, N) of x_{k+1} = A[which[k]] x_k + w_k, with w (L, N)."""
     x = np.empty((len(w) + 1, len(x0)), dtype=np.result_type(A, w, x0))
     x[0] = x0
@@ -469,7 +524,7 @@ def _run(A, which, w, x0) -> np.ndarray:
     return x
 
 
-def _distinct_steps(t):
+def _distinct_steps(t: RealArray) -> tuple[RealArray, Array]:
     """The steps of a grid of times without repeats, and for each step which of them it is.
 
     Times carry a rounding error; steps that differ by no more than that count as one, and their
@@ -481,26 +536,26 @@ def _distinct_steps(t):
     return np.bincount(which, weights=h) / np.bincount(which), which
 
 
-def _scalar_or_row(x, name: str) -> np.ndarray:
+def _scalar_or_row(value: ArrayLike, name: str) -> RealArray:
     """One real number or a row of them, as an array () or (K,)."""
-    x = as_array(x, name, real=True)
+    x = as_array(value, name, real=True)
     return x if x.ndim == 0 else as_array(x, name, ("K",), real=True)
 
 
-def _one_input(u, M: int):
+def _one_input(value: ArrayLike, M: int) -> tuple[Array, bool]:
     """One sample of the input as (M,), and whether it came as a bare number."""
-    u = as_array(u, "u")
+    u = as_array(value, "u")
     if u.shape == () and M == 1:
         return u.reshape(1), True
     return as_array(u, "u", (M,)), False
 
 
-def _sample(u, time: float, M: int) -> np.ndarray:
+def _sample(u: Callable[[float], ArrayLike], time: float, M: int) -> Array:
     """The input, given as a function, at one time: (M,)."""
     return _one_input(u(time), M)[0]
 
 
-def _sampled(u, t, M: int):
+def _sampled(u: Callable[[float], ArrayLike], t: RealArray, M: int) -> tuple[Array, bool]:
     """The input, given as a function, at times (L,): (L, M), and whether it is a bare number."""
     _, flat = _one_input(u(t[0]), M)
     return np.stack([_sample(u, time, M) for time in t]), flat

@@ -202,12 +202,11 @@ GOOD = {"A": [[-1.0]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0.1}
 
 @pytest.mark.parametrize("change, words", [
     ({"A": [[1.0, 2.0]]}, r"A has shape \(1, 2\), expected \(N, N\)"),
-    ({"A": -1.0}, r"A has shape \(\)"),
+    ({"A": [-1.0, -1.0]}, r"A has shape \(2,\), expected \(N, N\)"),
     ({"A": np.zeros((0, 0))}, r"A has shape \(0, 0\)"),
-    ({"B": [1.0]}, r"B has shape \(1,\), expected \(1, M\)"),
     ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
     ({"C": [[1.0, 1.0]]}, r"C has shape \(1, 2\), expected \(P, 1\)"),
-    ({"D": 0.0}, r"D has shape \(\), expected \(1, 1\)"),
+    ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
     ({"D": [[0.0, 0.0]]}, r"D has shape \(1, 2\), expected \(1, 1\)"),
     ({"A": [[np.nan]]}, r"A holds nan at index \(0, 0\)"),
     ({"B": [[np.inf]]}, r"B holds inf"),
@@ -245,7 +244,7 @@ def test_bad_types(change, words):
 
 def test_bad_integrals():
     with pytest.raises(ValueError, match="A has shape"):
-        exponential_integrals(1.0, [[1.0]], 0.1)
+        exponential_integrals([[1.0, 2.0]], [[1.0]], 0.1)
     with pytest.raises(ValueError, match="B has shape"):
         exponential_integrals([[1.0]], [[1.0], [2.0]], 0.1)
     with pytest.raises(ValueError, match="dt is 0"):

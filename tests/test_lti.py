@@ -45,13 +45,13 @@ def random_discrete(seed, N=4, M=2, P=3):
 
 def test_impulse_response_of_the_spring():
     t = np.linspace(0, 3, 61)
-    assert_allclose(SPRING.impulse_response(t), spring_impulse(t), rtol=0, atol=1e-14)
+    assert_allclose(SPRING.impulse_response(t)[:, 0, 0], spring_impulse(t), rtol=0, atol=1e-14)
 
 
 def test_impulse_response_of_one_time_and_before_zero():
     h = LEAKY.impulse_response(0.5)
-    assert np.shape(h) == () and h == pytest.approx(np.exp(-0.5), rel=1e-15)
-    assert_array_equal(LEAKY.impulse_response([-1.0, -1e-9]), [0, 0])
+    assert h.shape == (1, 1) and h.item() == pytest.approx(np.exp(-0.5), rel=1e-15)
+    assert_array_equal(LEAKY.impulse_response([-1.0, -1e-9]), np.zeros((2, 1, 1)))
     system = random_continuous(0)
     assert system.impulse_response(0.3).shape == (3, 2)
     h = system.impulse_response([0.0, 0.3])
@@ -71,8 +71,8 @@ def test_frequency_response_is_the_transform_of_the_impulse_response():
 def test_frequency_response_of_the_spring():
     w = np.logspace(-1, 3, 50)
     want = 1 / (40 - w**2 + 5j * w)
-    assert_allclose(SPRING.frequency_response(w), want, rtol=1e-13)
-    assert np.shape(SPRING.frequency_response(1.0)) == ()
+    assert_allclose(SPRING.frequency_response(w)[:, 0, 0], want, rtol=1e-13)
+    assert SPRING.frequency_response(1.0).shape == (1, 1)
 
 
 def test_resonance_without_friction_has_no_response():
@@ -181,7 +181,7 @@ def test_step_recurrence_and_convolution_agree(N, M, P, L):
     assert y.shape == (L, P) and x.shape == (L, N)
     state = np.zeros(N)
     for k in range(L):
-        state, out = system.step(state, u[k])
+        out, state = system.step(u[k], state)
         assert_allclose(out, y[k], rtol=0, atol=1e-13)
         assert_allclose(state, x[k], rtol=0, atol=1e-13)
     assert_allclose(system.convolve(u), y, rtol=0, atol=1e-12 * np.abs(y).max())
@@ -193,18 +193,19 @@ def test_time_convention_in_numbers():
     y, x = system.recurrence([1.0, 0.0], x0=[4.0])
     assert_array_equal(x, [[0.5 * 4 + 2], [0.5 * 4]])
     assert_array_equal(y, [3 * 4 + 10, 3 * 2])
-    assert system.step([4.0], 1.0)[1] == 22
-    assert_array_equal(system.kernel(3), [3 * 2 + 10, 3 * 0.5 * 2, 3 * 0.25 * 2])
+    assert system.step(1.0, [4.0])[0] == 22
+    assert_array_equal(system.kernel(3)[:, 0, 0], [3 * 2 + 10, 3 * 0.5 * 2, 3 * 0.25 * 2])
 
 
 def test_kernel_is_the_response_to_an_impulse():
     for system in (random_discrete(0, 4, 1, 1), random_discrete(1, 3, 2, 3)):
-        K = system.kernel(40).reshape(40, system.P, system.M)
+        K = system.kernel(40)
+        assert K.shape == (40, system.P, system.M)
         for m in range(system.M):
             impulse = np.zeros((40, system.M))
             impulse[0, m] = 1
             assert_allclose(K[:, :, m], system.recurrence(impulse)[0], rtol=0, atol=1e-13)
-        without = kernel_from_ssm(system.A, system.B, system.C, 40).reshape(K.shape)
+        without = kernel_from_ssm(system.A, system.B, system.C, 40)
         assert_allclose(K[0] - without[0], system.D, rtol=0, atol=1e-14)
         assert_array_equal(K[1:], without[1:])
 
@@ -239,10 +240,10 @@ def test_shapes_of_one_input_and_one_output():
     u = np.random.default_rng(7).normal(size=20)
     assert system.recurrence(u)[0].shape == system.convolve(u).shape == (20,)
     assert system.recurrence(u[:, None])[0].shape == system.convolve(u[:, None]).shape == (20, 1)
-    assert_allclose(system.convolve(u), causal_convolution(u, system.kernel(20)),
+    assert_allclose(system.convolve(u), causal_convolution(u, system.kernel(20)[:, 0, 0]),
                     rtol=0, atol=1e-14)
-    assert np.shape(system.step(np.zeros(3), 1.0)[1]) == ()
-    assert np.shape(system.step(np.zeros(3), [1.0])[1]) == (1,)
+    assert np.shape(system.step(1.0, np.zeros(3))[0]) == ()
+    assert np.shape(system.step([1.0], np.zeros(3))[0]) == (1,)
 
 
 def test_complex_diagonal_system():
@@ -323,7 +324,7 @@ def test_foh_of_a_stiff_system():
 
 def test_dirac_gives_samples_of_the_impulse_response():
     dt = 0.05
-    K = SPRING.discretize(dt, "dirac").kernel(100)
+    K = SPRING.discretize(dt, "dirac").kernel(100)[:, 0, 0]
     assert_allclose(K, spring_impulse(dt * np.arange(100)), rtol=0, atol=1e-14)
 
 
@@ -374,7 +375,7 @@ def test_order_of_convergence_on_a_held_input(method, order):
 
 def test_steady_state_gain_survives_every_hold():
     """A constant input ends where the continuous system ends, whatever the rule and the step."""
-    want = SPRING.frequency_response(0.0).real
+    want = SPRING.frequency_response(0.0).real.item()
     for method in ("backward_euler", "bilinear", "zoh", "foh"):
         for dt in (0.01, 1.0):
             y, _ = SPRING.discretize(dt, method).recurrence(np.ones(3000))
@@ -410,7 +411,7 @@ def test_systems_are_immutable():
 def test_arguments_are_left_alone():
     system = random_discrete(0)
     x, u = np.ones(4), np.ones((3, 2))
-    system.step(x, u[0])
+    system.step(u[0], x)
     system.recurrence(u, x)
     assert (x == 1).all() and (u == 1).all()
 
@@ -433,9 +434,9 @@ DISCRETE = {"A": [[0.5]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0.1}
 
 @pytest.mark.parametrize("change, words", [
     ({"A": [[1.0, 2.0]]}, "A has shape"),
-    ({"B": [1.0]}, "B has shape"),
-    ({"C": [1.0]}, "C has shape"),
-    ({"D": 0.0}, "D has shape"),
+    ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
+    ({"C": [[1.0, 1.0]]}, "C has shape"),
+    ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
     ({"D": [[np.nan]]}, "D holds nan"),
     ({"dt": 0}, "dt is 0"),
     ({"dt": np.inf}, "dt is inf"),
@@ -451,10 +452,10 @@ def test_bad_matrices(change, words):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda s: s.step([1.0, 2.0], 1.0), r"x has shape \(2,\), expected \(1,\)"),
+    (lambda s: s.step(1.0, [1.0, 2.0]), r"x has shape \(2,\), expected \(1,\)"),
     (lambda s: s.step(1.0, 1.0), r"x has shape \(\)"),
-    (lambda s: s.step([1.0], [1.0, 2.0]), r"u has shape \(2,\), expected \(1,\)"),
-    (lambda s: s.step([1.0], np.nan), "u holds nan"),
+    (lambda s: s.step([1.0, 2.0], [1.0]), r"u has shape \(2,\), expected \(1,\)"),
+    (lambda s: s.step(np.nan, [1.0]), "u holds nan"),
     (lambda s: s.recurrence(1.0), r"u has shape \(\), expected \(L, 1\) or \(L,\)"),
     (lambda s: s.recurrence([]), r"u has shape \(0,\)"),
     (lambda s: s.recurrence(np.ones((4, 2))), r"u has shape \(4, 2\)"),
@@ -506,10 +507,12 @@ def test_what_grows_without_bound_is_an_error():
     system = DiscreteSSM([[2.0]], [[1.0]], [[1.0]], [[0.0]], 1.0)
     with pytest.raises(OverflowError, match="the state leaves the range"):
         system.recurrence(np.ones(2000))
-    with pytest.raises(OverflowError, match="the kernel"):
+    with pytest.raises(OverflowError, match="the state"):
         system.convolve(np.ones(2000))
+    with pytest.raises(OverflowError, match="the kernel"):
+        system.kernel(2000)
     growing = ContinuousSSM([[1.0]], [[1.0]], [[1.0]], [[0.0]])
-    with pytest.raises(OverflowError, match="the impulse response"):
+    with pytest.raises(OverflowError, match="the exponential of A"):
         growing.impulse_response(1000.0)
     with pytest.raises(OverflowError, match="the exponential of A dt"):
         growing.simulate([1.0, 1.0], [0.0, 1000.0])

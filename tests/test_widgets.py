@@ -131,7 +131,7 @@ def test_duality(name):
         sampled = system.discretize(dt, "zoh")
         Ab, Bb = js("zeroOrderHold", parts["A"], parts["B"], dt)
         K = js("kernel", Ab, Bb, parts["C"], 80)
-        assert_allclose(K, sampled.kernel(80), rtol=0, atol=1e-12)
+        assert_allclose(K, sampled.kernel(80)[:, 0, 0], rtol=0, atol=1e-12)
         expected = sampled.recurrence(u)[0]
         assert_allclose(js("recurrence", Ab, Bb, parts["C"], u), expected, rtol=0, atol=1e-12)
         assert_allclose(js("convolve", K, u), expected, rtol=0, atol=1e-12)

@@ -52,7 +52,7 @@ def check_kernel_of(kernel_of):
     """Check ``kernel_of(step, zero, L)``: the kernel of a system that is known by its steps.
 
     Args:
-        kernel_of (callable): takes step (x, u) -> (x, y), the zero state and the length; returns
+        kernel_of (callable): takes step (u, x) -> (y, x), the zero state and the length; returns
             float64 (L,).
     """
     rng = np.random.default_rng(0)
@@ -62,13 +62,13 @@ def check_kernel_of(kernel_of):
         system = DiscreteSSM(A, B, C, [[D]], 1.0)
         inputs = []
 
-        def step(x, u, system=system, inputs=inputs):
+        def step(u, x, system=system, inputs=inputs):
             inputs.append(u)
-            x, y = system.step(x, u)
-            return x, float(y)
+            y, x = system.step(u, x)
+            return float(y), x
 
         got = np.asarray(returned(kernel_of(step, np.zeros(N), L), "kernel_of"), dtype=float)
-        want = system.kernel(L)
+        want = system.kernel(L)[:, 0, 0]
         hints = (
             (np.cumsum(want), "Those are the responses to a constant input; let only the first "
                               "input be 1."),

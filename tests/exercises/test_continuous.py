@@ -77,7 +77,7 @@ def _read(C, D):
 
 @pytest.mark.parametrize("answer, why", [
     (lambda *_: None, "four matrices"),
-    (lambda R, L, K: ([[0, 1], [1, 0]], [0, 1], [[1, 0]], [[0]]), "no system: B has shape"),
+    (lambda R, L, K: ([[0, 1], [1, 0]], [[0, 1]], [[1, 0]], [[0]]), "no system: B has shape"),
     (lambda R, L, K: (np.eye(2), np.eye(2), np.eye(2), np.eye(2)), "One voltage goes in"),
     (_read(lambda R, L, K: [[-1 / K, -R]], 0), "D is missing"),
     (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
@@ -207,7 +207,7 @@ def test_minimal_right(answer, accepts):
 @pytest.mark.parametrize("answer, why", [
     (lambda A, B, C: None, "three matrices"),
     (lambda A, B, C: (A, B), "three matrices"),
-    (lambda A, B, C: (A, B[:, 0], C), "no system: B has shape"),
+    (lambda A, B, C: (A, B.T, C), "no system: B has shape"),
     (lambda A, B, C: (A, B, C), "cannot reach the mode"),
     (only_reachable, "it must be visible as well"),
     (lambda A, B, C: (A[:2, :2], B[:2], C[:, :2]), "must have no influence"),

@@ -276,7 +276,7 @@ def trapezoid_with_the_last_step(a, b, u, dt):
 def held_exactly(a, b, u, dt):
     system, x, out = ContinuousSSM(np.diag(a), b[:, None], b[None, :], [[0]]), np.zeros(len(a)), []
     for k in range(len(u)):
-        x, _ = system.discretize(dt[k], "zoh").step(x, u[k])
+        _, x = system.discretize(dt[k], "zoh").step(u[k], x)
         out.append(x)
     return np.array(out)
 

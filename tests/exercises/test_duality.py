@@ -85,7 +85,7 @@ def realize_by_companion(K, N):
 
 RIGHT = [
     (check_first_four, lambda a, b, c, d: [c * b + d, c * a * b, c * a**2 * b, c * a**3 * b]),
-    (check_first_four, lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)),
+    (check_first_four, lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)[:, 0, 0]),
     (check_convolve, by_fft),
     (check_convolve, by_filter),
     (check_window_for, window_by_bisection),

@@ -32,7 +32,7 @@ def dt_by_search(a, n, method):
 def impulse(step, zero, L, first=1.0, later=0.0):
     x, K = zero, []
     for j in range(L):
-        x, y = step(x, first if j == 0 else later)
+        y, x = step(first if j == 0 else later, x)
         K.append(y)
     return np.array(K)
 
