@@ -76,7 +76,7 @@ def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
         x = np.asarray(value)
     except ValueError as error:  # ragged nested lists
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
-    except Exception as error:  # a tensor that requires a gradient or lies on a GPU
+    except (TypeError, RuntimeError) as error:  # a tensor that requires a gradient or lies on a GPU
         raise TypeError(f"{name} is a {type(value).__name__} that NumPy cannot read: {error}") from None
     if x.dtype.kind not in "biufc":
         kind = f"dtype {x.dtype}" + (f" ({type(value).__name__})" if x.dtype.kind == "O" else "")
@@ -156,7 +156,7 @@ def as_real(value: Any, name: str, *, low: float | None = None, high: float | No
         raise TypeError(f"{name} is {value!r}, expected a real number")
     try:
         x = np.asarray(value)
-    except Exception:
+    except (TypeError, ValueError, RuntimeError):
         x = np.empty(0)
     if x.dtype.kind not in "iuf" or x.size != 1 or _masked_entries(value):
         raise TypeError(f"{name} is {_short(value)}, expected a real number")

@@ -1,5 +1,7 @@
 """HiPPO: memories that are optimal for a measure, and online compression with them."""
 
+from __future__ import annotations
+
 from ssm_core.hippo.measures import basis, transition
 from ssm_core.hippo.projection import project, reconstruct
 

@@ -9,31 +9,54 @@ Written out for the scaled coefficients v_n = x_n / sqrt(2n + 1), one step of si
 where r_n is what the first n coefficients leave unexplained of the newest sample. The chain runs
 over n within a step, and each v_n over the steps: coefficient n can take step k as soon as
 coefficient n - 1 has taken it. So at tick k + n all N coefficients move side by side, each one
-step behind the coefficient before it, and nothing waits.
+step behind the coefficient before it, and nothing waits. For N = 3 and L = 3, each entry is the
+step that is taken:
+
+    tick     0   1   2   3   4
+
+    n = 0    1   2   3   .   .
+    n = 1    .   1   2   3   .
+    n = 2    .   .   1   2   3
+
+The L + N - 1 ticks are the columns. A dot is an idle coefficient, which takes a step of size 0.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from ssm_core._checks import RealArray, finite_result
+
+compiled: Callable[..., Any] | None
 try:
     from ssm_core._compiled import compiled
 except ImportError:  # no Numba
     compiled = None
 
 
-def legs_wavefront(u, alpha, N, every):
+def legs_wavefront(u: RealArray, alpha: float, N: int, every: int) -> RealArray:
     """Coefficients (L // every, N) of the LegS update eq-legs-update over the samples u (L,)."""
     L = len(u)
-    # Step k = 2 ... L freezes 1/t at k - alpha. The first step is none: one sample is a constant,
-    # and the memory of a constant is (u, 0, 0, ...). h = 0 keeps idle coefficients where they are.
+    # Step k = 2 ... L freezes 1/t at k - alpha. Step 1 has size 0: the memory of a single sample is
+    # that of a constant, (u, 0, 0, ...). Size 0 also keeps idle coefficients where they are.
     h = np.zeros(L + 2 * (N - 1))
     h[N : N - 1 + L] = 1 / (np.arange(2, L + 1) - alpha)
     out = np.empty((L // every, N))
-    _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
-    return out
+    with np.errstate(over="ignore", invalid="ignore"):
+        _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
+    return finite_result(out, "the array of coefficients", "the rule is unstable for this N")
 
 
-def _run(u, h, alpha, every, out):
-    # Coefficients stand in reverse order, n = N - 1 ... 0, so that v, r and h advance together.
+def _run(u: RealArray, h: RealArray, alpha: float, every: int, out: RealArray) -> None:
+    # Coefficients stand in reverse order, n = N - 1 ... 0, so that the steps h of one tick, a
+    # column of the picture read upwards, are a slice of h, and v, r and h advance together:
+    #
+    #     place i      0      1      2
+    #     n            2      1      0
+    #     step size  h[k]  h[k+1]  h[k+2]     at tick k
     K, N = out.shape
     scale = np.sqrt(2 * np.arange(N - 1, -1, -1) + 1)
     v = np.zeros(N)
@@ -42,14 +65,14 @@ def _run(u, h, alpha, every, out):
     for tick in range(len(u)):
         r[N] = u[tick]
         _advance(v, r, h[tick : tick + N], alpha)
-        behind = N - 1 - tick  # place i has now taken i + 1 - behind steps
+        behind = N - 1 - tick  # place i has now taken step i + 1 - behind
         for i in range((behind - 1) % every, N, every):
             k = (i - behind) // every
             if 0 <= k < K:
                 out[k, N - 1 - i] = scale[i] * v[i]
 
 
-def _advance_in_numpy(v, r, h, alpha):
+def _advance_in_numpy(v: RealArray, r: RealArray, h: RealArray, alpha: float) -> None:
     """One tick in NumPy: each coefficient takes its own next step, in place."""
     n = np.arange(len(v) - 1, -1, -1)
     y = (v + alpha * h * r[1:]) / (1 + alpha * h * (n + 1))
@@ -57,7 +80,7 @@ def _advance_in_numpy(v, r, h, alpha):
     r[:-1] = r[1:] - (2 * n + 1) * y
 
 
-def _advance_compiled(v, r, h, alpha):
+def _advance_compiled(v: RealArray, r: RealArray, h: RealArray, alpha: float) -> None:
     """The same tick as a loop that Numba turns into vector instructions without temporaries."""
     N = len(v)
     for i in range(N):

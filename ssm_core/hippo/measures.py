@@ -20,13 +20,32 @@ chebt     the last theta, ends weigh      Chebyshev on the window              f
 ``s`` is the age of a sample, the time since it came in.
 """
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
-from ssm_core._checks import as_array, as_choice, as_int, as_positive, as_real
+from ssm_core._checks import (
+    RealArray,
+    as_array,
+    as_choice,
+    as_int,
+    as_positive,
+    as_real,
+    default_errstate,
+    finite_result,
+)
+
+_ROUNDING = 1e-12  # how far outside [0, 1] a fraction may lie that was meant to be 0 or 1
 
 
-def transition(measure, N, **measure_args):
+@default_errstate
+def transition(measure: str, N: int, *, theta: float | None = None, alpha: float | None = None,
+               beta: float | None = None) -> tuple[RealArray, RealArray]:
     r"""The HiPPO pair (A, B) of a measure: the ODE that keeps the optimal coefficients current.
 
     The state obeys :math:`x'(t) = A x(t) + B u(t)`; for ``legs`` it is
@@ -39,98 +58,121 @@ def transition(measure, N, **measure_args):
     :math:`k_n(s) \propto L_n^{(\alpha)}(s)\,e^{-(1+\beta)s/2}` for ``glagt``.
 
     Args:
-        measure (str):  legs | legt | lagt | glagt | fout | chebt
-        N (int):        number of coefficients, at least 1; even for ``fout``
-        theta (float):  ``legt``, ``fout``, ``chebt``: length of the window, > 0, in units of
-                        time (default 1)
-        alpha (float):  ``glagt``: order of the Laguerre polynomials, -1 < alpha < 1 (default 0)
-        beta (float):   ``glagt``: tilt, > 0 (default 0.01)
+        measure (str): ``legs``, ``legt``, ``lagt``, ``glagt``, ``fout`` or ``chebt``.
+        N (int): number of coefficients, at least 1; even for ``fout``.
+        theta (float): for ``legt``, ``fout``, ``chebt``: length of the window, above 0, in units of
+            time; 1 by default.
+        alpha (float): for ``glagt``: order of the Laguerre polynomials, -1 < alpha < 1; 0 by
+            default.
+        beta (float): for ``glagt``: tilt, above 0; 0.01 by default.
 
     Returns:
-        (A, B): float64, shapes (N, N) and (N, 1), per unit of time
+        ``(A, B)`` float64, shapes (N, N) and (N, 1), per unit of time.
 
     Raises:
-        ValueError: unknown measure, N or an argument out of range, odd N for ``fout``
-        TypeError:  an argument that the measure does not have
+        ValueError: an unknown measure, N or an argument out of range, odd N for ``fout``.
+        TypeError: an argument that the measure does not take.
+        OverflowError: theta is so small that 1 / theta leaves the range of float64.
 
-    Book: eq-hippo-ode, eq-legs, eq-legt, eq-lagt, eq-glagt, eq-fout, eq-chebt.
-    Source: Gu et al., HiPPO (arXiv 2008.07669), section 2.3 and appendix D; ``fout`` as in Gu et
-    al., How to Train Your HiPPO (arXiv 2206.12037), section 4. ``chebt`` is derived in the book:
-    an untilted projection, closed by the newest sample.
+    Equations eq-hippo-ode, eq-legs, eq-legt, eq-lagt, eq-glagt, eq-fout, eq-chebt. Source: Gu et
+    al., "HiPPO: Recurrent Memory with Optimal Polynomial Projections" (2020), section 2.3 and
+    appendix D; ``fout`` as in Gu et al., "How to Train Your HiPPO" (2022), section 4. ``chebt`` is
+    derived in the book: an untilted projection, closed by the newest sample.
 
     Example:
+        >>> from ssm_core.hippo import transition
         >>> A, B = transition("legs", 3)
-        >>> A.round(3)
-        array([[-1.   ,  0.   ,  0.   ],
-               [-1.732, -2.   ,  0.   ],
-               [-2.236, -3.873, -3.   ]])
+        >>> print(A.round(3))
+        [[-1.     0.     0.   ]
+         [-1.732 -2.     0.   ]
+         [-2.236 -3.873 -3.   ]]
     """
     as_choice(measure, "measure", _TRANSITIONS)
     N = as_int(N, "N")
-    _check_arguments(measure, N, measure_args, _ARGUMENTS[measure])
-    return _TRANSITIONS[measure](N, **measure_args)
+    measure_args = _measure_arguments(measure, N, _ARGUMENTS[measure], theta, alpha, beta)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        A, B = _TRANSITIONS[measure](N, **measure_args)
+    why = "theta or beta is too small"
+    return finite_result(A, "A", why), finite_result(B, "B", why)
 
 
-def basis(measure, N, t, **measure_args):
-    r"""The functions that turn coefficients back into the past: u(t) is about basis(t) @ x.
+@default_errstate
+def basis(measure: str, N: int, t: ArrayLike, *, theta: float | None = None,
+          alpha: float | None = None, beta: float | None = None) -> RealArray:
+    r"""The functions that turn coefficients back into the past: u(t) is about basis(…, t) @ x.
 
     Args:
-        measure (str):      legs | legt | lagt | glagt | fout | chebt
-        N (int):            number of functions, at least 1; even for ``fout``
-        t (float64):        (K,) fractions of the past in [0, 1]: 0 the oldest moment, 1 now.
-                            The past is [0, now] for ``legs`` and the last theta otherwise
-        theta (float):      length of that past, > 0, in units of time (default 1). Windows look
-                            the same for every theta; ``lagt`` and ``glagt`` do not
-        alpha, beta (float):  ``glagt`` only, as in :func:`transition`
+        measure (str): ``legs``, ``legt``, ``lagt``, ``glagt``, ``fout`` or ``chebt``.
+        N (int): number of functions, at least 1; even for ``fout``.
+        t (float64): fractions of the past (K,) in [0, 1], up to rounding: 0 the oldest moment,
+            1 now. The past is [0, now] for ``legs`` and the last theta otherwise.
+        theta (float): length of that past, above 0, in units of time; 1 by default; not for
+            ``legs``. Windows look the same for every theta, ``lagt`` and ``glagt`` do not.
+        alpha, beta (float): for ``glagt`` only, as in :func:`transition`.
 
     Returns:
-        float64, (K, N)
+        float64 (K, N).
 
     Raises:
-        ValueError, TypeError: as :func:`transition`; also t outside [0, 1]
+        ValueError: as :func:`transition`; t outside [0, 1], or t = 1 for ``glagt`` with alpha < 0,
+            whose functions are infinite there.
+        TypeError: as :func:`transition`.
+        OverflowError: a function leaves the range of float64.
 
-    Book: eq-reconstruction. Source: as :func:`transition`.
+    Equation eq-reconstruction. Source: as :func:`transition`.
 
     Example:
-        >>> basis("legs", 3, [0.0, 1.0]).round(3)
-        array([[ 1.   , -1.732,  2.236],
-               [ 1.   ,  1.732,  2.236]])
+        >>> from ssm_core.hippo import basis
+        >>> print(basis("legs", 3, [0.0, 1.0]).round(3))
+        [[ 1.    -1.732  2.236]
+         [ 1.     1.732  2.236]]
     """
     as_choice(measure, "measure", _BASES)
     N = as_int(N, "N")
     t = as_array(t, "t", ("K",), real=True)
-    if t.min() < 0 or t.max() > 1:
+    if t.min() < -_ROUNDING or t.max() > 1 + _ROUNDING:
         raise ValueError(f"t spans {t.min():g} to {t.max():g}, expected fractions within [0, 1]")
-    # Fading memories have no end of their own: theta says how far back t = 0 lies.
+    t = np.clip(t, 0, 1)
+    # A fading memory has no oldest moment: theta says how far back t = 0 lies.
     spans = () if measure == "legs" else ("theta",)
-    _check_arguments(measure, N, measure_args, {*_ARGUMENTS[measure], *spans})
-    return _BASES[measure](N, t, **measure_args)
+    measure_args = _measure_arguments(
+        measure, N, {*_ARGUMENTS[measure], *spans}, theta, alpha, beta)
+    if measure_args.get("alpha", 0) < 0 and t.max() == 1:
+        raise ValueError(f"t holds 1, expected t < 1: with alpha {alpha:g} the functions of 'glagt' "
+                         "are infinite at the newest moment")
+    with np.errstate(over="ignore", invalid="ignore"):
+        functions = _BASES[measure](N, t, **measure_args)
+    return finite_result(functions, "the basis", "theta or N is too large")
 
 
-def _check_arguments(measure, N, given, known):
-    """Refuse what the measure does not take, and values that it cannot be built for."""
+def _measure_arguments(measure: str, N: int, known: Collection[str], theta: float | None,
+                       alpha: float | None, beta: float | None) -> dict[str, float]:
+    """The arguments that were given, checked; refused if the measure does not take them."""
+    given: dict[str, Any] = {"theta": theta, "alpha": alpha, "beta": beta}
+    given = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(given) - set(known)):
         takes = ", ".join(sorted(known)) or "no further arguments"
         raise TypeError(f"{unknown[0]} is not an argument of {measure!r}, which takes {takes}")
-    for name in {"theta", "beta"} & set(given):
-        as_positive(given[name], name)
-    if "alpha" in given and not -1 < as_real(given["alpha"], "alpha") < 1:
-        raise ValueError(f"alpha is {given['alpha']:g}, expected -1 < alpha < 1")
+    checked = {name: (as_real if name == "alpha" else as_positive)(value, name)
+               for name, value in given.items()}
+    if not -1 < checked.get("alpha", 0) < 1:
+        raise ValueError(f"alpha is {alpha:g}, expected -1 < alpha < 1")
     if measure == "fout" and N % 2:
         raise ValueError(f"N is {N}, expected an even number for measure 'fout'")
+    return checked
 
 
 # --- legs: all of the past, evenly --------------------------------------------------------------
 
 
-def _legs(N):
+def _legs(N: int) -> tuple[RealArray, RealArray]:
     n = np.arange(N)
     scale = np.sqrt(2 * n + 1)
     A = np.tril(-np.outer(scale, scale), -1) - np.diag(n + 1.0)
     return A, scale[:, None]
 
 
-def _legendre_basis(N, t, **_):
+def _legendre_basis(N: int, t: RealArray, **_: float) -> RealArray:
     """Orthonormal Legendre polynomials on [0, 1]: sqrt(2n + 1) P_n(2t - 1)."""
     n = np.arange(N)
     return np.sqrt(2 * n + 1) * special.eval_legendre(n, 2 * t[:, None] - 1)
@@ -139,7 +181,7 @@ def _legendre_basis(N, t, **_):
 # --- legt: the last theta, evenly ---------------------------------------------------------------
 
 
-def _legt(N, theta=1.0):
+def _legt(N: int, theta: float = 1.0) -> tuple[RealArray, RealArray]:
     n = np.arange(N)
     scale = np.sqrt(2 * n + 1)
     # Above the diagonal stands the estimate of u(t - theta), read off the coefficients themselves.
@@ -150,27 +192,27 @@ def _legt(N, theta=1.0):
 # --- lagt, glagt: all of the past, fading -------------------------------------------------------
 
 
-def _lagt(N):
+def _lagt(N: int) -> tuple[RealArray, RealArray]:
     return np.eye(N) / 2 - np.tril(np.ones((N, N))), np.ones((N, 1))
 
 
-def _lagt_basis(N, t, theta=1.0):
+def _lagt_basis(N: int, t: RealArray, theta: float = 1.0) -> RealArray:
     s = theta * (1 - t)[:, None]
     return special.eval_laguerre(np.arange(N), s) * np.exp(-s / 2)
 
 
-def _laguerre_norms(N, alpha):
+def _laguerre_norms(N: int, alpha: float) -> RealArray:
     """Norms of L_n^(alpha) under s^alpha exp(-s): sqrt(Gamma(n + alpha + 1) / n!)."""
     n = np.arange(N)
     return np.exp((special.gammaln(n + alpha + 1) - special.gammaln(n + 1)) / 2)
 
 
-def _tilt_norm(alpha, beta):
+def _tilt_norm(alpha: float, beta: float) -> float:
     """Norm of the tilt: the square root of the integral of s^-alpha exp(-beta s)."""
     return np.exp((special.gammaln(1 - alpha) + (alpha - 1) * np.log(beta)) / 2)
 
 
-def _glagt(N, alpha=0.0, beta=0.01):
+def _glagt(N: int, alpha: float = 0.0, beta: float = 0.01) -> tuple[RealArray, RealArray]:
     n = np.arange(N)
     norms = _laguerre_norms(N, alpha)
     A = -np.eye(N) * (1 + beta) / 2 - np.tril(np.ones((N, N)), -1)
@@ -178,10 +220,10 @@ def _glagt(N, alpha=0.0, beta=0.01):
     return A * norms / norms[:, None], (newest / norms / _tilt_norm(alpha, beta))[:, None]
 
 
-def _glagt_basis(N, t, theta=1.0, alpha=0.0, beta=0.01):
+def _glagt_basis(N: int, t: RealArray, theta: float = 1.0, alpha: float = 0.0, beta: float = 0.01
+                 ) -> RealArray:
     s = theta * (1 - t)[:, None]
-    with np.errstate(divide="ignore"):  # alpha < 0: the basis has a pole at the newest instant
-        tilt = s**alpha * np.exp(-(1 - beta) * s / 2)
+    tilt = s**alpha * np.exp(-(1 - beta) * s / 2)
     polynomials = special.eval_genlaguerre(np.arange(N), alpha, s)
     return polynomials * tilt * _tilt_norm(alpha, beta) / _laguerre_norms(N, alpha)
 
@@ -189,12 +231,12 @@ def _glagt_basis(N, t, theta=1.0, alpha=0.0, beta=0.01):
 # --- fout: the last theta, in waves -------------------------------------------------------------
 
 
-def _fout(N, theta=1.0):
+def _fout(N: int, theta: float = 1.0) -> tuple[RealArray, RealArray]:
     cosines = np.arange(N) % 2 == 0
     newest = np.where(cosines, np.sqrt(2), 0.0)  # the basis at the newest instant
     newest[0] = 1.0
-    # Each pair (cos, sin) of frequency f turns at 2 pi f. The sine of frequency zero is nothing:
-    # it keeps the pairs aligned, and makes A singular.
+    # Each pair (cos, sin) of frequency f turns at 2 pi f. The sine of frequency zero vanishes: it
+    # keeps the pairs aligned, and makes A singular.
     turn = np.kron(np.diag(2 * np.pi * np.arange(N // 2)), [[0.0, -1.0], [1.0, 0.0]])
     # A Fourier series gives the mean of both sides of the jump between now and theta ago:
     # u(t - theta) = 2 * (series at the jump) - u(t). Hence both factors 2.
@@ -202,7 +244,7 @@ def _fout(N, theta=1.0):
     return A / theta, 2 * newest[:, None] / theta
 
 
-def _fout_basis(N, t, **_):
+def _fout_basis(N: int, t: RealArray, **_: float) -> RealArray:
     angle = 2 * np.pi * np.arange(N // 2) * (1 - t)[:, None]  # from the newest instant backwards
     waves = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(len(t), N)
     waves[:, 0] = 1.0
@@ -212,7 +254,7 @@ def _fout_basis(N, t, **_):
 # --- chebt: the last theta, both ends weigh more ------------------------------------------------
 
 
-def _chebt(N, theta=1.0):
+def _chebt(N: int, theta: float = 1.0) -> tuple[RealArray, RealArray]:
     k = np.arange(N + 1)
     newest = np.where(k == 0, 1.0, np.sqrt(2))  # the basis at the newest instant
     # Derivatives: p_k' = sum of 2k p_n over n < k with k - n odd; p_0 has another norm.
@@ -225,13 +267,13 @@ def _chebt(N, theta=1.0):
     return 2 * A / theta, 2 * last[:, None] / theta  # dz/dt = 2 / theta on [-1, 1]
 
 
-def _chebt_basis(N, t, **_):
+def _chebt_basis(N: int, t: RealArray, **_: float) -> RealArray:
     polynomials = np.sqrt(2) * special.eval_chebyt(np.arange(N), 2 * t[:, None] - 1)
     polynomials[:, 0] = 1.0
     return polynomials
 
 
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "legs": (),
     "legt": ("theta",),
     "lagt": (),
@@ -239,7 +281,7 @@ _ARGUMENTS = {
     "fout": ("theta",),
     "chebt": ("theta",),
 }
-_TRANSITIONS = {
+_TRANSITIONS: dict[str, Any] = {
     "legs": _legs,
     "legt": _legt,
     "lagt": _lagt,
@@ -247,7 +289,7 @@ _TRANSITIONS = {
     "fout": _fout,
     "chebt": _chebt,
 }
-_BASES = {
+_BASES: dict[str, Any] = {
     "legs": _legendre_basis,
     "legt": _legendre_basis,
     "lagt": _lagt_basis,
