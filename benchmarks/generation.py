@@ -458,7 +458,7 @@ def figure(results):
     """Throughput against batch size, a line for each contender."""
     from matplotlib import pyplot as plt  # here, since measuring needs no Matplotlib
 
-    from ssm_core.figures import use_style
+    from ssm_book.figures import use_style
 
     use_style()
     fig, axes = plt.subplots(figsize=(7.2, 4))

@@ -11,7 +11,7 @@ import contextlib
 import numpy as np
 
 from benchmarks.record import seconds
-from ssm_core.data import band_limited_noise
+from ssm_book.data import band_limited_noise
 from ssm_core.hippo import basis, legs_update, project, transition
 from ssm_core.lti import ContinuousSSM
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from benchmarks import gpu
 from benchmarks.record import in_turns, stopwatch, summary
-from ssm_core.data import measurements
+from ssm_book.data import measurements
 from ssm_core.scan import selective_scan_fn, selective_scan_ref
 
 CPU_SHAPE = {"b": 1, "d": 1536, "L": 1024, "n": 16}
@@ -315,7 +315,7 @@ def figure(results):
     """Times of all contenders, each shape a panel, and how many times slower than ours they are."""
     from matplotlib import pyplot as plt  # here, since measuring needs no Matplotlib
 
-    from ssm_core.figures import use_style
+    from ssm_book.figures import use_style
 
     use_style()
     rows, passes = results["rows"], ("forward", "forward_and_backward")

@@ -43,8 +43,8 @@ def test_chapters_of_numpy_are_live_and_those_of_torch_are_not():
         ("import ssm_core", set()),
         ("from ssm_core import lti", {"numpy", "scipy"}),
         ("from ssm_core.hippo import project", {"numpy", "scipy"}),  # Numba is optional
-        ("from ssm_core.exercises import check_ringing", {"numpy", "scipy"}),
-        ("from ssm_core.figures import use_style", {"cycler", "matplotlib", "numpy", "scipy"}),
+        ("from ssm_book.exercises import check_ringing", {"numpy", "scipy"}),
+        ("from ssm_book.figures import use_style", {"cycler", "matplotlib", "numpy"}),
     ],
 )
 def test_what_code_needs(code, packages):
@@ -140,7 +140,7 @@ for number, code in enumerate(json.load(sys.stdin), start=1):
 
 
 def run_in_a_new_python(cells, folder):
-    """What each of some cells shows, where ssm_core is that of a folder."""
+    """What each of some cells shows, where the library is that of a folder."""
     done = subprocess.run([sys.executable, "-c", PYTHON, str(FOLDER / "cells.py")], cwd=folder,
                           input=json.dumps(cells), capture_output=True, text=True, check=True)
     shown = [json.loads(line) for line in done.stdout.splitlines()]
@@ -155,9 +155,9 @@ def test_the_wheel_is_the_whole_library(tmp_path):
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     assert wheel.endswith("-py3-none-any.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    cells = ["from ssm_core import data, figures, hippo\nfigures.__file__",
+    cells = ["from ssm_book import data, figures, widgets\nfigures.__file__",
              "assert len(data.oil_prices()[1]) > 8000 and data.measurements('duality-cpu')",
-             "figures.widget('hippo')"]
+             "widgets.widget('hippo')"]
     here, _, [[kind, figure]] = run_in_a_new_python(cells, tmp_path)
     assert str(tmp_path) in here[0][1]
     assert kind == "html" and "<script>" in figure

@@ -31,7 +31,7 @@ def test_import_loads_nothing_heavy():
     assert not [name for name in loaded if name.startswith("ssm_core.")]
 
 
-@pytest.mark.parametrize("names", ["rnn, discretize, convolution, lti", "hippo", "data"])
+@pytest.mark.parametrize("names", ["rnn, discretize, convolution, lti", "hippo"])
 def test_the_numerical_modules_load_no_torch(names):
     loaded = loaded_by(f"from ssm_core import {names}")
     assert not loaded & {"torch", "triton", "matplotlib"}
@@ -48,6 +48,11 @@ def test_each_module_imports_only_those_before_it():
     for i, name in enumerate(order):
         loaded = loaded_by(f"import ssm_core.{name}")
         assert not loaded & {f"ssm_core.{later}" for later in order[i + 1 :]}
+
+
+def test_the_library_never_imports_the_book():
+    for path in (ROOT / "ssm_core").rglob("*.py"):
+        assert "ssm_book" not in path.read_text(encoding="utf-8"), path
 
 
 def test_discretize_is_the_module():

@@ -18,7 +18,7 @@ pytest.importorskip("jupyter_book")
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from ssm_core import figures
+from ssm_book import figures
 
 ROOT = pathlib.Path(__file__).parents[1]
 BUILT = ROOT / "_build" / "html" / "book"
@@ -198,7 +198,7 @@ def test_the_repository_is_named_in_one_place():
     assert f"https://{owner}.github.io/{name}/" == BOOK
     assert f'Repository = "{ADDRESS}"' in (ROOT / "pyproject.toml").read_text()
     assert f"repository-code: {ADDRESS}" in (ROOT / "CITATION.cff").read_text()
-    folders = ("ssm_core", "tools", "tests", "benchmarks", ".github", "book/source")
+    folders = ("ssm_core", "ssm_book", "tools", "tests", "benchmarks", ".github", "book/source")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     text = [path for path in files if path.suffix in {".py", ".sh", ".yml", ".md", ".js"}]
     assert text and not [path for path in text if ADDRESS in path.read_text(encoding="utf-8")]
@@ -223,7 +223,7 @@ def test_the_first_cell_installs_neither_torch_nor_triton(notebooks):
 def test_chapters_import_what_the_first_cell_brings(name):
     imported = {match for cell in code(stored(name))
                 for match in re.findall(r"^(?:from|import) (\w+)", cell.source, re.MULTILINE)}
-    there = {"ssm_core", "numpy", "scipy", "matplotlib", "torch", "triton", "IPython"}
+    there = {"ssm_core", "ssm_book", "numpy", "scipy", "matplotlib", "torch", "triton", "IPython"}
     assert imported - sys.stdlib_module_names <= there
 
 

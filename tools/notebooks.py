@@ -38,7 +38,7 @@ import importlib.util
 import subprocess
 import sys
 
-if importlib.util.find_spec("ssm_core") is None:
+if importlib.util.find_spec("ssm_book") is None:
     library = "ssm-core[chapters] @ git+{REPOSITORY}"
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", library])"""
 

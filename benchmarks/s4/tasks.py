@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from benchmarks.s4 import networks
 from benchmarks.s4.mnist import mnist
-from ssm_core.data import band_limited_noise
+from ssm_book.data import band_limited_noise
 
 
 class Digits:

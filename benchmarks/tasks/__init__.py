@@ -26,7 +26,7 @@ one ``NAME.pt`` and one ``NAME.jsonl`` for each run. ``python -m benchmarks task
 on a GPU, and writes ``tasks-DEVICE.json``, where each run ended; it takes an hour and a half.
 
 Training sequences are drawn on the device, each batch by (seed, epoch, number) alone. Accuracies
-are those of 1024 sequences of :mod:`ssm_core.data`, the same for all networks, after the last step;
+are those of 1024 sequences of :mod:`ssm_book.data`, the same for all networks, after the last step;
 nothing is selected by them. The last tenth of the novel is not trained on. It comes in windows of
 512 letters, the first ones of which have little to go by, for all networks alike.
 

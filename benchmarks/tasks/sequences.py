@@ -1,4 +1,4 @@
-"""The tasks of :mod:`ssm_core.data` drawn by PyTorch, on the device that trains.
+"""The tasks of :mod:`ssm_book.data` drawn by PyTorch, on the device that trains.
 
 NumPy takes 5 ms for a batch of 64 sequences of 4096 tokens, as long as a GPU trains on it; here it
 is a share of that. Definitions, arguments and results are those of the functions of the same name,

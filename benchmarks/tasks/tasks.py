@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.tasks import networks, sequences
-from ssm_core import data
+from ssm_book import data
 
 POOL = 2**21  # tokens that are drawn at once, many batches of short sequences
 
@@ -63,7 +63,7 @@ class _Task:
 class _Answers(_Task):
     """Tasks with right answers, which are asked for at the last positions.
 
-    Networks are measured on sequences of ssm_core.data, the same ones for all of them.
+    Networks are measured on sequences of ssm_book.data, the same ones for all of them.
     """
 
     TESTED = 1024  # sequences

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from benchmarks import training
 from benchmarks.tasks import __main__ as command
 from benchmarks.tasks import lengths, networks, sequences, tasks, train
-from ssm_core import data
+from ssm_book import data
 
 SMALL = {"steps": 4, "every": 2, "length": 24, "doublings": 0, "width": 32, "layers": 1,
          "batch": 4}

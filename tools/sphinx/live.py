@@ -3,7 +3,7 @@
 A page of such a chapter loads ``book/_static/live/live.js``, which makes a button; its first lines say
 how it works. Which chapters these are follows from what their code imports. What the button fetches
 is said in ``_config.yml``, under ``live_python``, and written to ``environment.json`` beside the script,
-with a wheel of ``ssm_core`` as it is now. Where ``make live`` has put Pyodide into
+with a wheel of ``ssm_core`` and ``ssm_book`` as they are now. Where ``make live`` has put Pyodide into
 ``book/_static/pyodide``, the book takes it from there and asks nobody else.
 """
 
@@ -18,11 +18,12 @@ from hatchling.builders.wheel import WheelBuilder
 from sphinx.builders.html import StandaloneHTMLBuilder
 
 ROOT = Path(__file__).resolve().parents[2]
+OURS = ("ssm_core", "ssm_book")  # in one wheel
 SERVED = ROOT / "book" / "_static" / "pyodide"
 
 
 def is_live(path, packages):
-    """Whether a page can run with these packages and ssm_core."""
+    """Whether a page can run with these packages and the wheel of the library."""
     if Path(path).suffix != ".ipynb":
         return False
     cells = cells_of_page(path)
@@ -39,7 +40,7 @@ def cells_of_page(path):
 
 
 def needs(code):
-    """The packages that a piece of code imports, and those that ssm_core imports for it."""
+    """The packages that a piece of code imports, and those that the library imports for it."""
     packages, seen = set(), set()
     waiting = [name for node in ast.walk(ast.parse(code)) for name in imported(node)]
     while waiting:
@@ -48,7 +49,7 @@ def needs(code):
         if name in seen:
             continue
         seen.add(name)
-        if top == "ssm_core":
+        if top in OURS:
             waiting.append(name.rpartition(".")[0] or top)
             module = ROOT.joinpath(*name.split("."))
             for file in (module.with_suffix(".py"), module / "__init__.py"):
@@ -75,7 +76,8 @@ def run_by_import(tree):
             isinstance(handler.type, ast.Name) and handler.type.id == "ImportError"
             for handler in node.handlers
         )
-        if not optional and not isinstance(node, ast.FunctionDef):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not optional and not for_types and not isinstance(node, ast.FunctionDef):
             yield node
             yield from run_by_import(node)
 

@@ -1,0 +1,84 @@
+"""The checks behind the exercises: each ``check_…`` takes an answer and says what is wrong with it.
+
+A check accepts any right answer, compares it with an independent truth, raises ``AssertionError``
+with an explanation where the answer is wrong, and prints one line where it is right. There is one
+module a chapter.
+"""
+
+# ruff: noqa: F401
+
+from ssm_book.exercises.continuous import (
+    check_circuit,
+    check_exponential,
+    check_minimal,
+    check_observer,
+    check_ringing,
+)
+from ssm_book.exercises.discretization import (
+    check_exponential_trapezoid,
+    check_half_steps,
+    check_largest_euler_step,
+    check_phi,
+    check_prewarped,
+    check_to_scipy,
+)
+from ssm_book.exercises.duality import (
+    check_convolve,
+    check_first_four,
+    check_realize,
+    check_stream,
+    check_window_for,
+)
+from ssm_book.exercises.hippo import (
+    check_backward_step,
+    check_delay_row,
+    check_laguerre_response,
+    check_recall,
+    check_running_mean,
+    check_window_memory,
+)
+from ssm_book.exercises.mamba import (
+    check_convolve_piece,
+    check_dt_bias,
+    check_follow_trigger,
+    check_gate_to_mamba,
+    check_parameter_count,
+)
+from ssm_book.exercises.memory import (
+    check_average,
+    check_gain,
+    check_merge,
+    check_part_mean,
+    check_shortest_window,
+    check_weight,
+)
+from ssm_book.exercises.rnn import (
+    check_bptt,
+    check_forget_bias,
+    check_is_convolution,
+    check_newton,
+    check_scan,
+    check_transient,
+)
+from ssm_book.exercises.s4 import (
+    check_circle,
+    check_dt_for,
+    check_kernel_of,
+    check_low_rank_legt,
+    check_modes_to_kernel,
+    check_transfer,
+)
+from ssm_book.exercises.selective_scan import (
+    check_chunk_starts,
+    check_combine,
+    check_exclusive_scan,
+    check_scan_gradient,
+    check_step_floors,
+)
+from ssm_book.exercises.training import (
+    check_bits_in_pieces,
+    check_bits_per_character,
+    check_least_bits,
+    check_most_texts,
+    check_share_without_order,
+)

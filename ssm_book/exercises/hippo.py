@@ -1,0 +1,195 @@
+"""Checks for the chapter on HiPPO."""
+
+import numpy as np
+from scipy.special import eval_legendre
+
+from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
+from ssm_core.hippo import transition
+from ssm_core.lti import ContinuousSSM
+
+__all__ = [
+    "check_backward_step",
+    "check_delay_row",
+    "check_laguerre_response",
+    "check_recall",
+    "check_running_mean",
+    "check_window_memory",
+]
+
+
+def check_running_mean(update):
+    """Check ``update(mean, u, k)``: the mean of k samples from that of k - 1 and the newest.
+
+    Args:
+        update (callable): takes two floats and the number k >= 1, returns a float.
+    """
+    u = np.array([3.0, -1.0, 4.0, 4.0, -9.5])
+    mean = 0.0
+    for k, sample in enumerate(u, start=1):
+        before = mean
+        mean = update(mean, sample, k)
+        if mean is not None and np.isclose(mean, before + (sample - before) / (k + 1)):
+            why = "k counts the newest sample too: its weight is 1/k, not 1/(k + 1)."
+        else:
+            why = "k x_k = (k - 1) x_{k-1} + u_k."
+        expect_close(f"the mean after sample {k}", mean, u[:k].mean(), why)
+    expect_close("the mean of a million samples that were all 2, and a 3",
+                 update(2.0, 3.0, 1_000_001), 2 + 1 / 1_000_001, "k may be large.", rtol=1e-12)
+    passed("one number of state gives the mean of everything")
+
+
+def check_delay_row(delay_row):
+    """Check ``delay_row(N, fraction) -> C`` (N,): C x(t) is about u(t - fraction theta) for legt.
+
+    Args:
+        delay_row (callable): takes the number of coefficients and a fraction in [0, 1].
+    """
+    for N, fraction in ((1, 0.5), (4, 0.0), (5, 1.0), (12, 0.3)):
+        n = np.arange(N)
+        row = np.asarray(returned(delay_row(N, fraction), "delay_row"), dtype=float)
+        row = row[0] if row.shape == (1, N) else row
+        want = np.sqrt(2 * n + 1) * eval_legendre(n, 1 - 2 * fraction)
+        hints = (
+            (np.sqrt(2 * n + 1) * eval_legendre(n, 2 * fraction - 1),
+             "That is the row for a delay of (1 - fraction) theta: 1 is now and 0 is theta ago."),
+            (want / np.sqrt(2 * n + 1),
+             "The basis is sqrt(2n + 1) P_n(1 - 2 s / theta): the factor sqrt(2n + 1) is missing."),
+        )
+        expect_close(f"delay_row({N}, {fraction})", row, want,
+                     reason(row, want, hints, "Entry n is p_n at the age fraction * theta."))
+    passed("a delay line of N numbers, with a tap wherever you like")
+
+
+def check_laguerre_response(laguerre_response):
+    """Check ``laguerre_response(n, w)``: how the sine of frequency w reaches coefficient n of lagt.
+
+    Args:
+        laguerre_response (callable): takes an order n >= 0 and float64 (K,), returns complex (K,).
+    """
+    w = np.array([0.0, 0.1, 0.5, 2.0, 30.0])
+    A, B = transition("lagt", 7)
+    truth = ContinuousSSM(A, B, np.eye(7), np.zeros((7, 1))).frequency_response(w)
+    for n in (0, 1, 2, 6):
+        got = np.asarray(returned(laguerre_response(n, w.copy()), "laguerre_response"))
+        want = truth[:, n, 0]
+        hints = (
+            (want.conj(), "That is the complex conjugate: the derivative of exp(i w t) brings down "
+                          "+i w."),
+            (want * (-1.0) ** n, "A stage is (i w - 1/2) / (i w + 1/2), and yours has the opposite "
+                                 "sign: at w = 0 it turns every constant round."),
+            (((1j * w - 0.5) / (1j * w + 0.5)) ** n,
+             "The delays are right; the low-pass filter 1 / (i w + 1/2) in front is missing."),
+            (1 / (1j * w + 0.5) ** (n + 1), "A stage does not damp: row n minus row n - 1 contains "
+                                            "the derivative of x_{n-1} too."),
+        )
+        expect_close(f"laguerre_response({n}, w)", got, want,
+                     reason(got, want, hints, "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and "
+                                               "H_0 = 1 / (i w + 1/2)."))
+    passed("one low-pass filter and a chain of equal delays")
+
+
+def check_recall(recall):
+    """Check ``recall(x, ages)``: the past in a LegS state that was run without 1/t.
+
+    Args:
+        recall (callable): takes x (N,) and ages (K,) >= 0, returns float64 (K,).
+    """
+    N, ages = 6, np.array([0.0, 0.1, 0.7, 2.0, 8.0])
+    z, w = np.polynomial.legendre.leggauss(60)
+    z, w = (z + 1) / 2, w / 2
+    n = np.arange(N)
+    p = np.sqrt(2 * n + 1) * eval_legendre(n, 2 * z[:, None] - 1)
+    for powers in ([1.0], [0.0, 2.0], [0.5, 0.0, -3.0, 1.0]):
+        u = np.polynomial.Polynomial(powers)  # a signal that is a polynomial in exp(-age)
+        x = p.T @ (w * u(z))
+        got = np.asarray(returned(recall(x.copy(), ages.copy()), "recall"), dtype=float)
+        hints = (
+            (u(1 - np.exp(-ages)), "The two ends are exchanged: age 0 is exp(-0) = 1, which is now "
+                                   "in reconstruct too."),
+            (u(np.clip(1 - ages / ages.max(), 0, 1)),
+             "That is LegS with 1/t, stretched evenly over the ages; without 1/t the state is a "
+             "polynomial in exp(-age)."),
+            (u(np.exp(-ages)) * np.exp(-ages), "exp(-age) belongs to the measure, and is in the "
+                                               "coefficients already."),
+        )
+        expect_close("recall(x, ages)", got, u(np.exp(-ages)),
+                     reason(got, u(np.exp(-ages)), hints, "u(t - s) is the sum of x_n p_n(z) with "
+                             "p_n(z) = sqrt(2n + 1) P_n(2z - 1) at z = exp(-s)."))
+    passed("the past on a logarithmic clock")
+
+
+def check_backward_step(backward_step):
+    """Check ``backward_step(x, u, k)``: one backward Euler step of LegS in O(N) operations.
+
+    Args:
+        backward_step (callable): takes x (N,), the new sample and its number k >= 2; returns (N,).
+    """
+    rng = np.random.default_rng(7)
+    for N, k in ((1, 2), (3, 2), (8, 5), (40, 1000)):
+        A, B = transition("legs", N)
+        x, u = rng.standard_normal(N), float(rng.standard_normal())
+        want = np.linalg.solve((k - 1) * np.eye(N) - A, (k - 1) * x + B[:, 0] * u)
+        hints = (
+            (np.linalg.solve(k * np.eye(N) - A, k * x + B[:, 0] * u),
+             "1/t is frozen at the beginning of the step, t = k - 1, so that the first coefficient "
+             "is the mean."),
+            (x + (A @ x + B[:, 0] * u) / k, "That is Euler's step: A must act on the new state."),
+            (np.linalg.solve((k - 0.5) * np.eye(N) - A / 2, (k - 0.5) * x + A @ x / 2 + B[:, 0] * u),
+             "That is the bilinear step; here alpha is 1."),
+            (want / np.sqrt(2 * np.arange(N) + 1), "Those are the scaled v_n: multiply them by "
+                                                   "sqrt(2n + 1)."),
+        )
+        got = np.asarray(returned(backward_step(x.copy(), u, k), "backward_step"), dtype=float)
+        expect_close(f"backward_step for N = {N}, k = {k}", got, want,
+                     reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."))
+    passed("a triangular solve that is one running sum")
+
+
+def check_window_memory(window_memory):
+    """Check ``window_memory(weight, N) -> (A, B)`` for any weight on a window of length one.
+
+    Args:
+        window_memory (callable): takes weight (a function of the fraction r of the window, 1 now)
+            and N; returns float64 (N, N) and (N, 1).
+    """
+    weights = (("a constant weight", lambda r: 0 * r + 3.0), ("the weight exp(2 r)",
+               lambda r: np.exp(2 * r)), ("the weight 1 + 4 (1 - r)²", lambda r: 1 + 4 * (1 - r)**2))
+    for name, weight in weights:
+        for N in (1, 2, 5):
+            answer = returned(window_memory(weight, N), "window_memory")
+            expect(len(answer) == 2, "window_memory should return two arrays, A and B.")
+            A, B = (np.asarray(part, dtype=float) for part in answer)
+            expect(A.shape == (N, N), f"A has shape {A.shape}; expected {(N, N)}.")
+            B = np.reshape(B, (N, 1)) if B.shape == (N,) else B
+            want_A, want_B = _by_interpolation(weight, N)
+            if np.allclose(A, -want_A):
+                why = "The sign is the opposite: r grows towards now, so d/dt u is +du/dr."
+            elif np.allclose(A, 2 * want_A):
+                why = "A is twice too large: the window has length 1 in r, and 2 only in v."
+            else:
+                why = ("The coefficients of every polynomial of degree up to N must satisfy "
+                       "x' = A x + B u, in the basis that is orthonormal for this weight.")
+            expect_close(f"A for {name}, N = {N},", A, want_A, why, rtol=1e-6, atol=1e-6)
+            expect_close(f"B for {name}, N = {N},", B, want_B, why, rtol=1e-6, atol=1e-6)
+    passed("a memory for a measure of your own")
+
+
+# --- independent truths and hints ----------------------------------------------------------------
+
+
+def _by_interpolation(weight, N):
+    """(A, B) as the only matrices that serve N + 1 independent polynomial signals."""
+    r, w = np.polynomial.legendre.leggauss(200)
+    r, w = (r + 1) / 2, w * weight((r + 1) / 2)
+    w /= w.sum()
+    p = []
+    for n in range(N):  # Gram and Schmidt, twice for the sake of rounding
+        f = eval_legendre(n, 2 * r - 1)
+        for _ in range(2):
+            f = f - sum((np.sum(w * f * g) * g for g in p), np.zeros_like(r))
+        p.append(f / np.sqrt(np.sum(w * f**2)))
+    signals = [np.polynomial.Chebyshev.basis(k, domain=[0, 1]) for k in range(N + 1)]
+    states = np.array([[np.sum(w * f * u(r)) for f in p] + [u(1.0)] for u in signals])
+    changes = np.array([[np.sum(w * f * u.deriv()(r)) for f in p] for u in signals])
+    system = np.linalg.solve(states, changes).T
+    return system[:, :N], system[:, N:]

@@ -1,0 +1,222 @@
+"""Checks for the chapter on S4."""
+
+import tracemalloc
+
+import numpy as np
+
+from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
+from ssm_core.hippo import transition
+from ssm_core.lti import DiscreteSSM
+
+__all__ = [
+    "check_circle",
+    "check_dt_for",
+    "check_kernel_of",
+    "check_low_rank_legt",
+    "check_modes_to_kernel",
+    "check_transfer",
+]
+
+
+def check_dt_for(dt_for):
+    """Check ``dt_for(a, n, method)``: the step in which a mode -a is halved in n samples.
+
+    Args:
+        dt_for (callable): takes a > 0, a number of samples n >= 1, and "zoh" or "bilinear".
+    """
+    for a, n in ((1.0, 1), (0.5, 100), (3.0, 7)):
+        for method in ("zoh", "bilinear"):
+            dt = float(returned(dt_for(a, n, method), "dt_for"))
+            expect(dt > 0, f"dt_for({a}, {n}, {method!r}) is {dt}; a step is above 0.")
+            if method == "zoh":
+                want = np.log(2) / (a * n)
+            else:
+                low, high = 0.0, 2 / a  # the decay of one step falls from 1 to 0
+                for _ in range(100):
+                    middle = (low + high) / 2
+                    slow = ((1 - a * middle / 2) / (1 + a * middle / 2)) ** n > 0.5
+                    low, high = (middle, high) if slow else (low, middle)
+                want = low
+            hints = (
+                (1 / (a * n), "After that many samples the mode has fallen to 1/e, not to one half."),
+                (np.log(2) / (a * n), "That is the step of the zero-order hold; the bilinear rule "
+                                      "multiplies by (1 - a dt/2) / (1 + a dt/2)."),
+                (np.log(2) / n, "The eigenvalue is -a: a fast mode needs a small step."),
+            )
+            expect_close(f"dt_for({a}, {n}, {method!r})", dt, want,
+                         reason(dt, want, hints, "In one step the mode must shrink by 2^(-1/n)."))
+    passed("a step for every time scale, in two rules")
+
+
+def check_kernel_of(kernel_of):
+    """Check ``kernel_of(step, zero, L)``: the kernel of a system that is known by its steps.
+
+    Args:
+        kernel_of (callable): takes step (u, x) -> (y, x), the zero state and the length; returns
+            float64 (L,).
+    """
+    rng = np.random.default_rng(0)
+    for N, L in ((1, 1), (3, 40)):
+        A = rng.standard_normal((N, N)) / (2 * np.sqrt(N))
+        B, C, D = rng.standard_normal((N, 1)), rng.standard_normal((1, N)), rng.standard_normal()
+        system = DiscreteSSM(A, B, C, [[D]], 1.0)
+        inputs = []
+
+        def step(u, x, system=system, inputs=inputs):
+            inputs.append(u)
+            y, x = system.step(u, x)
+            return float(y), x
+
+        got = np.asarray(returned(kernel_of(step, np.zeros(N), L), "kernel_of"), dtype=float)
+        want = system.kernel(L)[:, 0, 0]
+        hints = (
+            (np.cumsum(want), "Those are the responses to a constant input; let only the first "
+                              "input be 1."),
+            (np.r_[want[1:], (C @ np.linalg.matrix_power(A, L) @ B).item()],
+             "The first sample is missing: K_0 is what comes out in the step that takes the 1 in."),
+            (np.r_[want[0] - D, want[1:]], "D is a part of K_0: the input reaches the output in "
+                                           "the same step."),
+        )
+        expect_close(f"the kernel of length {L}", got, want,
+                     reason(got, want, hints, "The kernel is the answer to 1, 0, 0, …"))
+        expect(len(inputs) <= 2 * L,
+               f"{len(inputs)} steps for a kernel of length {L}; L are enough.")
+    passed("an impulse in, the kernel out")
+
+
+def check_low_rank_legt(low_rank_legt):
+    """Check ``low_rank_legt(N, theta) -> P`` (N, 2) with A + A^T = -2 P P^T for LegT.
+
+    Args:
+        low_rank_legt (callable): takes the number of coefficients and the length of the window.
+    """
+    for N, theta in ((2, 1.0), (5, 1.0), (12, 3.0)):
+        P = np.asarray(returned(low_rank_legt(N, theta), "low_rank_legt"), dtype=float)
+        expect(P.shape == (N, 2), f"P has shape {P.shape}; expected {(N, 2)}.")
+        A, _ = transition("legt", N, theta=theta)
+        want, got = -(A + A.T) / 2, P @ P.T
+        n = np.arange(N)
+        one_column = np.sqrt(np.outer(2 * n + 1, 2 * n + 1)) / theta
+        hints = (
+            (2 * want, "P is too large by the square root of 2: the sum is -2 P P^T, not -P P^T."),
+            (want * theta, "Everything in A is divided by theta, so P by its root."),
+            (want / theta, "P is divided by theta, and should be divided by its root."),
+            (one_column, "Orders of different parity must not meet: their entries cancel in the "
+                         "sum."),
+        )
+        expect_close(f"P P^T for N = {N}, theta = {theta}", got, want,
+                     reason(got, want, hints, "P P^T should be -(A + A^T) / 2."))
+    passed("even orders and odd orders, one column each")
+
+
+def check_transfer(transfer):
+    """Check ``transfer(Lambda, P, B, C, s)``: C (s - Lambda + P P*)^-1 B by four sums.
+
+    Args:
+        transfer (callable): takes complex128 (N,) four times and points (F,); returns (F,).
+    """
+    rng = np.random.default_rng(1)
+
+    def draw(*shape):
+        return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+    for N, F in ((1, 3), (2, 5), (30, 40)):
+        P, B, C = draw(3, N)
+        Lambda, s = draw(N) - 3, draw(F) + 3
+        dense = np.diag(Lambda) - np.outer(P, P.conj())
+
+        def solved(A, column, row, points=s):
+            return np.array([row @ np.linalg.solve(x * np.eye(len(A)) - A, column)
+                             for x in points])
+
+        got = np.asarray(returned(transfer(Lambda, P, B, C, s), "transfer"))
+        want = solved(dense, B, C)
+        hints = (
+            (solved(np.diag(Lambda), B, C), "That is the diagonal part alone."),
+            (solved(dense, B, C.conj()), "C is a row already: it is not conjugated."),
+            (solved(np.diag(Lambda) - np.outer(P, P), B, C), "P* is the conjugate of P."),
+            (solved(np.diag(Lambda) + np.outer(P, P.conj()), B, C),
+             "That is Lambda + P P*: look at the sign in 1 + P* R P, and at the one before it."),
+        )
+        expect_close(f"transfer for N = {N}", got, want,
+                     reason(got, want, hints, "C R B - (C R P)(P* R B) / (1 + P* R P) with "
+                                               "R = 1 / (s - Lambda)."))
+    passed("an inverse of any size from four sums")
+
+
+def check_circle(circle):
+    """Check ``circle(L, tolerance, eps) -> (M, r)``: fewest points, best radius.
+
+    Args:
+        circle (callable): takes the length of the kernel, the error allowed, and the precision.
+    """
+    for L, tolerance, eps in ((100, 1e-10, 2.2e-16), (1000, 1e-4, 1.2e-7), (64, 1e-3, 2.2e-16),
+                              (500, 1e-13, 2.2e-16)):
+        answer = returned(circle(L, tolerance, eps), "circle")
+        expect(len(answer) == 2, "circle should return two things, M and r.")
+        M, r = answer
+        case = f"circle({L}, {tolerance:g}, {eps:g})"
+        expect(M == int(M), f"{case} has M = {M}; a number of points is whole.")
+        expect(M >= L, f"{case} has M = {M}; with fewer than L points samples of the kernel "
+                       "itself coincide.")
+        expect(0 < r < 1, f"{case} has r = {r}; the circle lies inside the unit circle.")
+
+        def worst(M, L=L, eps=eps):  # on a fine grid of log r, with the best between its points
+            x = np.linspace(np.log(eps) / L, 0, 200_001)[:-1]
+            return np.exp(np.min(np.maximum(M * x, np.log(eps) - L * x)))
+
+        reached = max(r**M, eps * r**-L)
+        expect(reached <= tolerance * (1 + 1e-6),
+               f"{case} has the error {reached:.3g}: " + (
+                   "the future folds back, r^M is too large." if r**M >= eps * r**-L
+                   else "rounding is amplified, eps r^-L is too large."))
+        expect(M == L or worst(M - 1) > tolerance * (1 - 1e-4),
+               f"{case} has M = {M}, and fewer points would do.")
+        expect(reached <= 1.001 * worst(M),
+               f"{case} has r = {r}, with which one error is larger than it must be.")
+    passed("the circle that balances folding and rounding")
+
+
+def check_modes_to_kernel(modes_to_kernel):
+    """Check ``modes_to_kernel(weights, log_decay, L)`` for short kernels and for a million samples.
+
+    Args:
+        modes_to_kernel (callable): takes complex128 (N,) twice and the length; returns float64 (L,).
+    """
+    rng = np.random.default_rng(2)
+    for N, L in ((1, 1), (4, 10), (16, 1000)):
+        weights, log_decay = _random_modes(rng, N)
+        table = weights[:, None] * np.exp(log_decay[:, None] * np.arange(L))
+        got = np.asarray(returned(modes_to_kernel(weights, log_decay, L), "modes_to_kernel"))
+        want = 2 * table.sum(axis=0).real
+        hints = (
+            (want / 2, "The factor 2 is missing: each mode stands for its conjugate, too."),
+            (2 * np.abs(table.sum(axis=0)), "That is the modulus; take the real part."),
+            (2 * (table * np.exp(log_decay)[:, None]).sum(axis=0).real,
+             "The first sample has j = 0, and all its powers are 1."),
+        )
+        expect_close(f"the kernel of {N} modes, L = {L},", got, want,
+                     reason(got, want, hints, "Sample j = i T + t is the sum of (w e^(i T l)) times "
+                                               "e^(t l)."))
+    N, L = 32, 1_000_000
+    weights, log_decay = _random_modes(rng, N)
+    tracemalloc.start()
+    try:
+        got = np.asarray(modes_to_kernel(weights, log_decay, L))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    expect(got.shape == (L,), f"The long kernel has shape {got.shape}; expected {(L,)}.")
+    some = np.array([0, 1, 999, 1000, 1001, 123_456, L - 1])
+    want = 2 * (weights[:, None] * np.exp(log_decay[:, None] * some)).sum(axis=0).real
+    expect_close("samples of the long kernel", got[some], want, "Powers of powers lose digits; "
+                 "multiply exponents.", rtol=0, atol=1e-8)
+    expect(peak < 50e6, f"A million samples took {peak / 1e6:.0f} MB; with two digits of the index "
+                        "in two small tables, 25 are enough.")
+    passed("a million samples from two small tables")
+
+
+def _random_modes(rng, N):
+    """Weights and logarithms of decays that last for the longest kernel here."""
+    weights = (rng.standard_normal(N) + 1j * rng.standard_normal(N)) / N
+    return weights, -rng.uniform(1e-6, 1e-5, N) + 1j * rng.uniform(0, np.pi, N)

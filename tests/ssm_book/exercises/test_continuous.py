@@ -1,0 +1,230 @@
+"""Each check takes two different right answers and explains the typical wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.linalg import expm, solve
+from scipy.signal import place_poles
+
+from ssm_book.exercises import (
+    check_circuit,
+    check_exponential,
+    check_minimal,
+    check_observer,
+    check_ringing,
+)
+
+# check_ringing
+
+def ringing_by_formula(period, ratio, mass):
+    sigma, omega = -np.log(ratio) / period, 2 * np.pi / period
+    return mass * (sigma**2 + omega**2), 2 * mass * sigma
+
+
+def ringing_by_polynomial(period, ratio, mass):
+    pole = (np.log(ratio) + 2j * np.pi) / period
+    _, trace, product = np.poly([pole, pole.conjugate()]).real
+    return np.array([product, trace]) * mass
+
+
+@pytest.mark.parametrize("answer", [ringing_by_formula, ringing_by_polynomial])
+def test_ringing_right(answer, accepts):
+    accepts(check_ringing, answer)
+
+
+def _altered(change):
+    return lambda period, ratio, mass: change(period, ratio, mass, *ringing_by_formula(
+        period, ratio, mass))
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda *_: None, "two numbers"),
+    (_altered(lambda T, r, m, k, b: (b, k)), "friction first"),
+    (_altered(lambda T, r, m, k, b: (k / m, b / m)), "multiply by the mass"),
+    (_altered(lambda T, r, m, k, b: (m * (2 * np.pi / T) ** 2, b)), "holds without friction"),
+    (_altered(lambda T, r, m, k, b: (m * ((np.log(r) / T) ** 2 + T**-2), b)), "radians"),
+    (_altered(lambda T, r, m, k, b: (k, b / 2)), "b/2m"),
+    (_altered(lambda T, r, m, k, b: (2 * k, b)), "eigenvalues have the sum"),
+])
+def test_ringing_wrong(answer, why, explains):
+    explains(check_ringing, answer, why)
+
+
+# check_circuit
+
+def circuit_charge_current(R, L, K):
+    A = [[0, 1], [-1 / (L * K), -R / L]]
+    return A, [[0], [1 / L]], [[-1 / K, -R]], [[1]]
+
+
+def circuit_voltage_flux(R, L, K):
+    A = [[0, 1 / (L * K)], [-1, -R / L]]  # state: voltage at the capacitor, flux L i
+    return np.array(A), np.array([[0], [1]]), np.array([[-1, -R / L]]), np.array([[1]])
+
+
+@pytest.mark.parametrize("answer", [circuit_charge_current, circuit_voltage_flux])
+def test_circuit_right(answer, accepts):
+    accepts(check_circuit, answer)
+
+
+def circuit_slope(R, L, K):
+    A, B, C, D = circuit_charge_current(R, L, K)
+    return A, B, np.divide(C, L), np.divide(D, L)
+
+
+def _read(C, D):
+    return lambda R, L, K: (*circuit_charge_current(R, L, K)[:2], C(R, L, K), [[D]])
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda *_: None, "four matrices"),
+    (lambda R, L, K: ([[0, 1], [1, 0]], [[0, 1]], [[1, 0]], [[0]]), "no system: B has shape"),
+    (lambda R, L, K: (np.eye(2), np.eye(2), np.eye(2), np.eye(2)), "One voltage goes in"),
+    (_read(lambda R, L, K: [[-1 / K, -R]], 0), "D is missing"),
+    (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
+    (_read(lambda R, L, K: [[0, R]], 0), "at the resistor"),
+    (_read(lambda R, L, K: [[1 / K, 0]], 0), "at the capacitor"),
+    (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor"),  # R = 1 in the first case
+    (circuit_slope, "multiply it by the inductance"),
+    (_read(lambda R, L, K: [[-K, -R]], 1), "three voltages"),
+])
+def test_circuit_wrong(answer, why, explains):
+    explains(check_circuit, answer, why)
+
+
+# check_exponential
+
+def series(A, terms=400):
+    total = term = np.eye(len(A))
+    for j in range(1, terms):
+        term = term @ A / j
+        total = total + term
+    return total
+
+
+def exponential_by_pade(A):
+    s = max(0, int(np.ceil(np.log2(max(np.linalg.norm(A, 1), 1e-3)))) + 3)
+    X = A / 2**s  # exp(X) is about p(X) / p(-X) with p of degree 5
+    coefficients = np.cumprod([1, 1 / 2, 2 / 9, 1 / 8, 1 / 14, 1 / 30])
+    p = sum(c * np.linalg.matrix_power(X, j) for j, c in enumerate(coefficients))
+    q = sum(c * np.linalg.matrix_power(-X, j) for j, c in enumerate(coefficients))
+    return np.linalg.matrix_power(solve(q, p), 2**s)
+
+
+@pytest.mark.parametrize("answer", [exponential_by_pade, expm])
+def test_exponential_right(answer, accepts):
+    accepts(check_exponential, answer)
+
+
+def exponential_by_eigenvectors(A):
+    values, V = np.linalg.eig(A)
+    return (V * np.exp(values)) @ np.linalg.inv(V + 1e-9 * np.eye(len(A)))
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda A: None, "did you forget to return"),
+    (np.exp, "zero matrix is I"),
+    (lambda A: np.exp(A) if A.any() else np.eye(len(A)), "each entry"),
+    (lambda A: np.eye(len(A)) + A, "one number"),
+    (series, "huge and cancel"),
+    (exponential_by_eigenvectors, "one eigenvector only"),
+    (lambda A: series(A)[0], "has shape"),
+])
+def test_exponential_wrong(answer, why, explains):
+    explains(check_exponential, answer, why)
+
+
+# check_observer
+
+def gain_by_ackermann(A, C, poles):
+    N = len(A)
+    O = np.vstack([C @ np.linalg.matrix_power(A, j) for j in range(N)])
+    chi = sum(c * np.linalg.matrix_power(A, N - j) for j, c in enumerate(np.poly(poles).real))
+    return chi @ solve(O, np.eye(N)[:, -1:])
+
+
+def gain_by_scipy(A, C, poles):
+    if len(A) == 1:
+        return (A - poles[0]) / C
+    return place_poles(A.T, C.T, poles).gain_matrix.T
+
+
+@pytest.mark.parametrize("answer", [gain_by_ackermann, gain_by_scipy])
+def test_observer_right(answer, accepts):
+    accepts(check_observer, answer)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda A, C, poles: None, "did you forget to return H"),
+    (lambda A, C, poles: gain_by_ackermann(A, C, poles).T, "expected a column"),
+    (lambda A, C, poles: gain_by_ackermann(A, C, poles)[:, 0], "expected a column"),
+    (lambda A, C, poles: -gain_by_ackermann(A, C, poles), "other way round"),
+    (lambda A, C, poles: 0 * C.T, "Compare the coefficients"),
+    (lambda A, C, poles: C.T / 0.0 if C.all() else C.T, "not finite"),
+])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_observer_wrong(answer, why, explains):
+    explains(check_observer, answer, why)
+
+
+# check_minimal
+
+def reached(A, B):
+    A = A / np.linalg.norm(A, 2)
+    krylov = np.hstack([np.linalg.matrix_power(A, j) @ B for j in range(len(A))])
+    left, sizes, _ = np.linalg.svd(krylov)
+    return left[:, : int((sizes > 1e-10 * sizes[0]).sum())]
+
+
+def only_reachable(A, B, C):
+    Q = reached(A, B)
+    return Q.T @ A @ Q, Q.T @ B, C @ Q
+
+
+def minimal_by_subspaces(A, B, C):
+    A, B, C = only_reachable(A, B, C)
+    A, C, B = only_reachable(A.T, C.T, B.T)
+    return A.T, B.T, C.T
+
+
+def minimal_by_modes(A, B, C):
+    """Diagonal, with one state for each eigenvalue that has a weight in the impulse response."""
+    values, V = np.linalg.eig(A)
+    weights = (C @ V)[0] * solve(V, B.astype(complex))[:, 0]
+    kept = {}
+    for value, weight in zip(values, weights):
+        near = [known for known in kept if abs(known - value) < 1e-6]
+        key = near[0] if near else value
+        kept[key] = kept.get(key, 0) + weight
+    kept = {value: weight for value, weight in kept.items() if abs(weight) > 1e-9}
+    return np.diag(list(kept)), np.ones((len(kept), 1)), np.array([list(kept.values())])
+
+
+@pytest.mark.parametrize("answer", [minimal_by_subspaces, minimal_by_modes])
+def test_minimal_right(answer, accepts):
+    accepts(check_minimal, answer)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda A, B, C: None, "three matrices"),
+    (lambda A, B, C: (A, B), "three matrices"),
+    (lambda A, B, C: (A, B.T, C), "no system: B has shape"),
+    (lambda A, B, C: (A, B, C), "cannot reach the mode"),
+    (only_reachable, "it must be visible as well"),
+    (lambda A, B, C: (A[:2, :2], B[:2], C[:, :2]), "must have no influence"),
+])
+def test_minimal_wrong(answer, why, explains):
+    explains(check_minimal, answer, why)
+
+
+def test_minimal_needs_one_copy(explains):
+    def keeps_both(A, B, C):
+        return (A, B, C) if np.isclose(np.trace(A), -10) else minimal_by_subspaces(A, B, C)
+
+    explains(check_minimal, keeps_both, "one is enough")
+
+
+def test_minimal_refuses_an_explosion_that_is_kept(explains):
+    def keeps_the_explosion(A, B, C):
+        return (A, B, C) if len(A) == 2 else minimal_by_subspaces(A, B, C)
+
+    explains(check_minimal, keeps_the_explosion, "never excited")

@@ -1,0 +1,301 @@
+"""The checks of the chapter on discretization accept right answers and explain wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+from ssm_book.exercises import (
+    check_exponential_trapezoid,
+    check_half_steps,
+    check_largest_euler_step,
+    check_phi,
+    check_prewarped,
+    check_to_scipy,
+)
+from ssm_core.discretize import discretize
+from ssm_core.lti import ContinuousSSM
+
+
+def nothing(*_):
+    return None
+
+
+# ---------------------------------------------------------------- the largest step of Euler
+
+
+def step_by_formula(A):
+    eigenvalues = np.linalg.eigvals(A)
+    return np.min(-2 * eigenvalues.real / np.abs(eigenvalues) ** 2)
+
+
+def step_by_bisection(A):
+    low, high = 0.0, 1e3
+    for _ in range(100):
+        middle = (low + high) / 2
+        radius = np.abs(np.linalg.eigvals(np.eye(len(A)) + middle * A)).max()
+        low, high = (middle, high) if radius < 1 else (low, middle)
+    return low
+
+
+def step_of_the_first_eigenvalue(A):
+    first = np.linalg.eigvals(A)[0]
+    return -2 * first.real / abs(first) ** 2
+
+
+def step_of_every_eigenvalue(A):
+    eigenvalues = np.linalg.eigvals(A)
+    return -2 * eigenvalues.real / np.abs(eigenvalues) ** 2
+
+
+@pytest.mark.parametrize("answer", [step_by_formula, step_by_bisection])
+def test_largest_euler_step_accepts(answer, accepts):
+    accepts(check_largest_euler_step, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda A: 2 / np.abs(np.linalg.eigvals(A).real).max(), "imaginary part"),
+        (lambda A: 2 / np.abs(np.linalg.eigvals(A)).max(), "own limit"),
+        (step_of_the_first_eigenvalue, "smallest one counts"),
+        (step_of_every_eigenvalue, "2 numbers"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_largest_euler_step_explains(answer, message, explains):
+    explains(check_largest_euler_step, answer, message)
+
+
+# ---------------------------------------------------------------- (exp(z) - 1) / z
+
+
+def phi_by_expm1(z):
+    zero = z == 0
+    return np.where(zero, 1.0, np.expm1(z) / np.where(zero, 1.0, z))
+
+
+def phi_by_block_exponential(z):
+    return np.array([expm(np.array([[v, 1.0], [0.0, 0.0]]))[0, 1] for v in z])
+
+
+def phi_naive(z):
+    return (np.exp(z) - 1) / z
+
+
+def phi_naive_but_zero(z):
+    return np.where(z == 0, 1.0, (np.exp(z) - 1) / np.where(z == 0, 1.0, z))
+
+
+def phi_short_series(z):
+    series = 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5)))
+    return np.where(np.abs(z) < 0.1, series, phi_naive_but_zero(z))
+
+
+@pytest.mark.parametrize("answer", [phi_by_expm1, phi_by_block_exponential])
+def test_phi_accepts(answer, accepts):
+    accepts(check_phi, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (phi_naive, "limit is 1"),
+        (phi_naive_but_zero, "rounded to 16 digits"),
+        (phi_short_series, "series is cut off"),
+        (np.expm1, "definition"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_phi_explains(answer, message, explains):
+    explains(check_phi, answer, message)
+
+
+# ---------------------------------------------------------------- two half steps
+
+
+def halves_by_solving(A, B, dt):
+    half, unit = dt / 2 * A, np.eye(len(A))
+    return np.linalg.solve(unit - half, unit + half), np.linalg.solve(unit - half, dt * B)
+
+
+def halves_by_stepping(A, B, dt):
+    """Column by column: push unit states and unit inputs through both halves."""
+    N, M = B.shape
+    x, u = np.hstack([np.eye(N), np.zeros((N, M))]), np.hstack([np.zeros((M, N)), np.eye(M)])
+    x = x + dt / 2 * (A @ x + B @ u)
+    x = np.linalg.inv(np.eye(N) - dt / 2 * A) @ (x + dt / 2 * B @ u)
+    return x[:, :N], x[:, N:]
+
+
+def halves_with_a_sign_swapped(A, B, dt):
+    return halves_by_solving(-A, B, dt)
+
+
+def halves_with_one_push(A, B, dt):
+    Ab, Bb = halves_by_solving(A, B, dt)
+    return Ab, Bb / 2
+
+
+@pytest.mark.parametrize("answer", [halves_by_solving, halves_by_stepping])
+def test_half_steps_accepts(answer, accepts):
+    accepts(check_half_steps, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (halves_with_a_sign_swapped, "backwards in time"),
+        (halves_with_one_push, "Both halves add"),
+        (lambda A, B, dt: (np.eye(len(A)) + dt * A, dt * B), "second solves"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_half_steps_explains(answer, message, explains):
+    explains(check_half_steps, answer, message)
+
+
+# ---------------------------------------------------------------- from update first to output first
+
+
+def scipy_by_insertion(A, B, C, D):
+    return A, B, C @ A, C @ B + D
+
+
+def scipy_by_a_longer_state(A, B, C, D):
+    """Keep the last input in the state and apply it at the beginning of the next step."""
+    N, M = B.shape
+    A_out = np.block([[A, B], [np.zeros((M, N + M))]])
+    B_out = np.vstack([np.zeros((N, M)), np.eye(M)])
+    return A_out, B_out, C @ A @ A_out[:N], C @ B + D
+
+
+@pytest.mark.parametrize("answer", [scipy_by_insertion, scipy_by_a_longer_state])
+def test_to_scipy_accepts(answer, accepts):
+    accepts(check_to_scipy, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda A, B, C, D: (A, B, C, D), "one sample late"),
+        (lambda A, B, C, D: (A, B, C @ A, D), "missing from D"),
+        (lambda A, B, C, D: (A, B, C, C @ B + D), "old state"),
+        (lambda A, B, C, D: (C @ A, C @ B + D), "four matrices"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_to_scipy_explains(answer, message, explains):
+    explains(check_to_scipy, answer, message)
+
+
+# ---------------------------------------------------------------- prewarping
+
+
+def warp(dt, w0):
+    return np.tan(w0 * dt / 2) / (w0 * dt / 2)
+
+
+def prewarped_by_step(A, B, C, D, dt, w0):
+    return discretize(A, B, C, D, dt * warp(dt, w0), "bilinear")
+
+
+def prewarped_by_system(A, B, C, D, dt, w0):
+    c = warp(dt, w0)
+    return discretize(c * A, c * B, C, D, dt, "gbt", alpha=0.5)
+
+
+def prewarped_by_gain(A, B, C, D, dt, w0):
+    """Leaves the poles where they are and corrects modulus and phase at w0 in C and D."""
+    Ab, Bb, Cb, Db = discretize(A, B, C, D, dt, "bilinear")
+    got = Cb @ np.linalg.solve(np.exp(1j * w0 * dt) * np.eye(len(A)) - Ab, Bb) + Db
+    want = C @ np.linalg.solve(1j * w0 * np.eye(len(A)) - A, B) + D
+    return Ab, Bb, Cb * (want / got), Db * (want / got)
+
+
+@pytest.mark.parametrize("answer", [prewarped_by_step, prewarped_by_system])
+def test_prewarped_accepts(answer, accepts):
+    accepts(check_prewarped, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt, "bilinear"), "plain bilinear"),
+        (lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt / warp(dt, w0), "bilinear"),
+         "warps twice"),
+        (prewarped_by_gain, "must stay in place"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_prewarped_explains(answer, message, explains):
+    explains(check_prewarped, answer, message)
+
+
+# ---------------------------------------------------------------- the exponential trapezoid
+
+
+def trapezoid_step_by_step(a, b, u, dt):
+    x, last, out = np.zeros(len(a)), 0.0, np.empty((len(u), len(a)))
+    for k in range(len(u)):
+        x = np.exp(dt[k] * a) * (x + dt[k] / 2 * b * last) + dt[k] / 2 * b * u[k]
+        out[k], last = x, u[k]
+    return out
+
+
+def trapezoid_as_blows(a, b, u, dt):
+    """Mamba's recurrence with the mean of both steps as weight, less the half not yet due."""
+    after = np.append(dt[1:], 0.0)
+    x, out = np.zeros(len(a)), np.empty((len(u), len(a)))
+    for k in range(len(u)):
+        x = np.exp(dt[k] * a) * x + (dt[k] + after[k]) / 2 * b * u[k]
+        out[k] = x - after[k] / 2 * b * u[k]
+    return out
+
+
+def mamba(a, b, u, dt):
+    x, out = np.zeros(len(a)), np.empty((len(u), len(a)))
+    for k in range(len(u)):
+        x = out[k] = np.exp(dt[k] * a) * x + dt[k] * b * u[k]
+    return out
+
+
+def mamba_on_means(a, b, u, dt):
+    return mamba(a, b, (u + np.append(0.0, u[:-1])) / 2, dt)
+
+
+def trapezoid_with_the_last_step(a, b, u, dt):
+    """Right for even steps: each half is weighted with the step in which the sample came."""
+    x, last, out = np.zeros(len(a)), np.zeros(len(a)), np.empty((len(u), len(a)))
+    for k in range(len(u)):
+        new = dt[k] / 2 * b * u[k]
+        x = np.exp(dt[k] * a) * (x + last) + new
+        out[k], last = x, new
+    return out
+
+
+def held_exactly(a, b, u, dt):
+    system, x, out = ContinuousSSM(np.diag(a), b[:, None], b[None, :], [[0]]), np.zeros(len(a)), []
+    for k in range(len(u)):
+        _, x = system.discretize(dt[k], "zoh").step(u[k], x)
+        out.append(x)
+    return np.array(out)
+
+
+@pytest.mark.parametrize("answer", [trapezoid_step_by_step, trapezoid_as_blows])
+def test_exponential_trapezoid_accepts(answer, accepts):
+    accepts(check_exponential_trapezoid, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (mamba, "Mamba's rule"),
+        (mamba_on_means, "has not aged"),
+        (trapezoid_with_the_last_step, "own Δ_k"),
+        (held_exactly, "weight Δ/2"),
+        (lambda a, b, u, dt: trapezoid_step_by_step(a, b, u, dt).T, "expected \\(L, N\\)"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_exponential_trapezoid_explains(answer, message, explains):
+    explains(check_exponential_trapezoid, answer, message)

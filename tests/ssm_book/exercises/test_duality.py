@@ -1,0 +1,147 @@
+"""The checks of the chapter on duality accept every right answer and explain the usual wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from ssm_book.exercises import (
+    check_convolve,
+    check_first_four,
+    check_realize,
+    check_stream,
+    check_window_for,
+)
+from ssm_core.lti import DiscreteSSM
+
+
+def by_fft(u, K):
+    n = len(u) + len(K) - 1
+    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[: len(u)]
+
+
+def by_filter(u, K):
+    return lfilter(K, [1.0], u)
+
+
+def window_by_bisection(c, decays, error):
+    def enough(W):
+        return np.sum(c * decays**W / (1 - decays)) <= error
+    low, high = -1, 2**30
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def window_by_newton(c, decays, error):
+    """Newton's rule on the logarithm of the tail, which is convex; then round up."""
+    W = 0.0
+    for _ in range(200):
+        terms = c * decays**W / (1 - decays)
+        W -= np.log(terms.sum() / error) * terms.sum() / np.sum(terms * np.log(decays))
+        W = max(W, 0.0)
+    return int(np.ceil(W - 1e-9))
+
+
+def first_missing_term(c, decays, error):
+    return max(int(np.ceil(np.log(error / c.sum()) / np.log(decays.max()))), 0)
+
+
+def stream_by_loop(lam, B, C, u, x):
+    y = []
+    for u_k in u:
+        x = lam * x + B * u_k
+        y.append((C @ x).real)
+    return np.array(y), x
+
+
+def stream_by_table(lam, B, C, u, x, own=True, old=1, state=True, reverse=True):
+    table = lam[:, None] ** np.arange(len(u))
+    y = np.convolve(u, ((C * B) @ table).real)[: len(u)]
+    if own:
+        y = y + ((C * lam**old * x) @ table).real
+    after = B * (table @ (u[::-1] if reverse else u))
+    return y, after + lam ** len(u) * x * state
+
+
+def hankel(K):
+    i = np.arange(len(K) // 2)
+    return K[np.add.outer(i, i)]
+
+
+def realize_by_observability(K, N):
+    U, S, Vt = np.linalg.svd(hankel(K))
+    rows, columns = U[:, :N] * np.sqrt(S[:N]), np.sqrt(S[:N])[:, None] * Vt[:N]
+    return np.linalg.lstsq(rows[:-1], rows[1:], rcond=None)[0], columns[:, :1], rows[:1]
+
+
+def realize_by_companion(K, N):
+    """Prony: a recurrence for K itself, as a companion matrix; C reads the first of N values."""
+    rows = np.array([K[i : i + N] for i in range(len(K) - N)])
+    A = np.eye(N, k=1)
+    A[-1] = np.linalg.lstsq(rows, K[N:], rcond=None)[0]
+    return A, K[:N, None], np.eye(1, N)
+
+
+RIGHT = [
+    (check_first_four, lambda a, b, c, d: [c * b + d, c * a * b, c * a**2 * b, c * a**3 * b]),
+    (check_first_four, lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)[:, 0, 0]),
+    (check_convolve, by_fft),
+    (check_convolve, by_filter),
+    (check_window_for, window_by_bisection),
+    (check_window_for, window_by_newton),
+    (check_stream, stream_by_loop),
+    (check_stream, stream_by_table),
+    (check_realize, realize_by_observability),
+    (check_realize, realize_by_companion),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, accepts):
+    accepts(check, answer)
+
+
+def on_the_circle(u, K):
+    return np.fft.irfft(np.fft.rfft(u) * np.fft.rfft(K, len(u)), len(u)) if len(u) > 1 else u * K
+
+
+def on_a_circle_of_twice_the_signal(u, K):
+    n = 2 * len(u)
+    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[: len(u)]
+
+
+def realize_one_step_late(K, N):
+    A, B, C = realize_by_companion(K, N)
+    return A, np.linalg.solve(A, B), C  # K_0 = C A^-1 B is nothing that the check knows
+
+
+WRONG = [
+    (check_first_four, lambda a, b, c, d: [d, c * b, c * a * b, c * a**2 * b], "one step late"),
+    (check_first_four, lambda a, b, c, d: [c * b * a**j for j in range(4)], "added to the first"),
+    (check_first_four, lambda a, b, c, d: [c * b * a**j + d for j in range(4)], "present input"),
+    (check_first_four, lambda a, b, c, d: [1.0, a, a**2, a**3], "by hand"),
+    (check_first_four, lambda a, b, c, d: None, "did you forget to return"),
+    (check_convolve, on_the_circle, "wrapped round"),
+    (check_convolve, on_a_circle_of_twice_the_signal, "wrapped round"),
+    (check_convolve, np.convolve, "Keep the first L:"),
+    (check_convolve, lambda u, K: by_fft(u, K) + 0j, "complex"),
+    (check_convolve, lambda u, K: by_fft(u, K[::-1]), "y_k is the sum"),
+    (check_window_for, first_missing_term, "the whole tail adds up"),
+    (check_window_for, lambda *a: window_by_bisection(*a) + 1, "more than needed"),
+    (check_window_for, lambda *a: window_by_bisection(*a) + 0.5, "whole number"),
+    (check_stream, lambda *a: stream_by_table(*a, own=False), "missing in the outputs"),
+    (check_stream, lambda *a: stream_by_table(*a, old=0), "its power is j"),
+    (check_stream, lambda *a: stream_by_table(*a, state=False), "missing in the new one"),
+    (check_stream, lambda *a: stream_by_table(*a, reverse=False), "must be reversed"),
+    (check_stream, lambda *a: stream_by_table(*a)[0], "two things"),
+    (check_realize, lambda K, N: realize_by_companion(K, N + 1), "A has shape"),
+    (check_realize, lambda K, N: realize_by_observability(K[1:], N), "one step early"),
+    (check_realize, realize_one_step_late, "rows of O"),
+    (check_realize, lambda K, N: None, "did you forget to return"),
+]
+
+
+@pytest.mark.parametrize("check, answer, words", WRONG)
+def test_wrong_answers_are_explained(check, answer, words, explains):
+    explains(check, answer, words)

@@ -1,0 +1,160 @@
+"""The checks of the chapter on HiPPO accept every right answer and explain the usual wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.linalg import solve_triangular
+
+from ssm_book.exercises import (
+    check_backward_step,
+    check_delay_row,
+    check_laguerre_response,
+    check_recall,
+    check_running_mean,
+    check_window_memory,
+)
+from ssm_core.hippo import basis, reconstruct, transition
+
+
+def legendre(N, v):
+    """sqrt(2n + 1) P_n(v) by the three-term recurrence, (len(v), N)."""
+    v = np.atleast_1d(v)
+    rows = [np.ones_like(v), v]
+    for n in range(1, N):
+        rows.append(((2 * n + 1) * v * rows[n] - n * rows[n - 1]) / (n + 1))
+    return np.sqrt(2 * np.arange(N) + 1) * np.array(rows[:N]).T
+
+
+def backward_step_by_a_solve(x, u, k):
+    A, B = transition("legs", len(x))
+    return solve_triangular((k - 1) * np.eye(len(x)) - A, (k - 1) * x + B[:, 0] * u, lower=True)
+
+
+def backward_step_by_a_sum(x, u, k):
+    v = np.empty(len(x))
+    odd = 2 * np.arange(len(x)) + 1
+    for n in range(len(x)):
+        v[n] = ((k - 1) * x[n] / np.sqrt(odd[n]) + u - odd[:n] @ v[:n]) / (k + n)
+    return np.sqrt(odd) * v
+
+
+def laguerre_response_by_a_solve(n, w):
+    A, B = transition("lagt", n + 1)
+    return np.array([np.linalg.solve(1j * f * np.eye(n + 1) - A, B)[n, 0] for f in w])
+
+
+def window_memory_by_fit(weight, N):
+    """Monomials, orthonormalised by a Cholesky factor of their moments; derivatives by matrix."""
+    v, w = np.polynomial.legendre.leggauss(100)
+    r, w = (v + 1) / 2, w * weight((v + 1) / 2)
+    w = w / w.sum()
+    powers = np.vander(r, N + 1, increasing=True)
+    C = np.linalg.inv(np.linalg.cholesky(powers.T @ (w[:, None] * powers)))  # row n: p_n
+    shift = np.diag(np.arange(1.0, N + 1), 1)  # d/dr of a row of coefficients, by shift.T
+    D = (C @ shift.T @ np.linalg.inv(C)).T  # p_k' = sum of D[n, k] p_n
+    now = C.sum(axis=1)
+    last = D[:N, N] / now[N]
+    return D[:N, :N] - np.outer(last, now[:N]), last
+
+
+def window_memory_by_qr(weight, N):
+    v, w = np.polynomial.legendre.leggauss(300)
+    root = np.sqrt(w * weight((v + 1) / 2) / np.sum(w * weight((v + 1) / 2)))
+    V = np.polynomial.legendre.legvander(v, N)
+    R = np.linalg.qr(root[:, None] * V, mode="r")
+    own = np.linalg.inv(R * np.sign(np.diag(R))[:, None])
+    d = np.polynomial.legendre.legval(v, np.polynomial.legendre.legder(own)).T
+    D = 2 * (root[:, None] * (V @ own)).T @ (root[:, None] * d)
+    now = own.sum(axis=0)
+    last = D[:N, N] / now[N]
+    return D[:N, :N] - np.outer(last, now[:N]), last[:, None]
+
+
+RIGHT = [
+    (check_running_mean, lambda mean, u, k: mean + (u - mean) / k),
+    (check_running_mean, lambda mean, u, k: ((k - 1) * mean + u) / k),
+    (check_delay_row, lambda N, f: basis("legt", N, [1 - f])[0]),
+    (check_delay_row, lambda N, f: legendre(N, 1 - 2 * f)),  # a row of shape (1, N)
+    (check_laguerre_response, lambda n, w: (1j * w - 0.5) ** n / (1j * w + 0.5) ** (n + 1)),
+    (check_laguerre_response, laguerre_response_by_a_solve),
+    (check_recall, lambda x, ages: reconstruct(x, "legs", np.exp(-ages))),
+    (check_recall, lambda x, ages: legendre(len(x), 2 * np.exp(-ages) - 1) @ x),
+    (check_backward_step, backward_step_by_a_solve),
+    (check_backward_step, backward_step_by_a_sum),
+    (check_window_memory, window_memory_by_qr),
+    (check_window_memory, window_memory_by_fit),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, accepts):
+    accepts(check, answer)
+
+
+def negated(weight, N):
+    A, B = window_memory_by_qr(weight, N)
+    return -A, -B
+
+
+def doubled(weight, N):
+    A, B = window_memory_by_qr(weight, N)
+    return 2 * A, 2 * B
+
+
+def euler_step(x, u, k):
+    A, B = transition("legs", len(x))
+    return x + (A @ x + B[:, 0] * u) / k
+
+
+def bilinear_step(x, u, k):
+    A, B = transition("legs", len(x))
+    right = (k - 0.5) * x + A @ x / 2 + B[:, 0] * u
+    return np.linalg.solve((k - 0.5) * np.eye(len(x)) - A / 2, right)
+
+
+def late_clock(x, u, k):
+    A, B = transition("legs", len(x))
+    return np.linalg.solve(k * np.eye(len(x)) - A, k * x + B[:, 0] * u)
+
+
+def scaled_step(x, u, k):
+    return backward_step_by_a_sum(x, u, k) / np.sqrt(2 * np.arange(len(x)) + 1)
+
+
+def stretched(x, ages):
+    return reconstruct(x, "legs", 1 - ages / ages.max())
+
+
+WRONG = [
+    (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k + 1), "k counts the newest"),
+    (check_running_mean, lambda mean, u, k: mean + 0.1 * (u - mean), "k x_k = "),
+    (check_running_mean, lambda mean, u, k: None, "did you forget to return"),
+    (check_delay_row, lambda N, f: basis("legt", N, [f])[0], "1 is now and 0 is theta ago"),
+    (check_delay_row, lambda N, f: legendre(N, 1 - 2 * f)[0] / np.sqrt(2 * np.arange(N) + 1),
+     "the factor sqrt"),
+    (check_delay_row, lambda N, f: None, "did you forget to return"),
+    (check_delay_row, lambda N, f: np.ones(N + 1), "has shape"),
+    (check_laguerre_response, lambda n, w: (-1j * w - 0.5) ** n / (-1j * w + 0.5) ** (n + 1),
+     "complex conjugate"),
+    (check_laguerre_response, lambda n, w: (0.5 - 1j * w) ** n / (1j * w + 0.5) ** (n + 1),
+     "opposite sign"),
+    (check_laguerre_response, lambda n, w: ((1j * w - 0.5) / (1j * w + 0.5)) ** n, "low-pass"),
+    (check_laguerre_response, lambda n, w: 1 / (1j * w + 0.5) ** (n + 1), "does not damp"),
+    (check_recall, lambda x, ages: reconstruct(x, "legs", 1 - np.exp(-ages)), "exchanged"),
+    (check_recall, stretched, "with 1/t"),
+    (check_recall, lambda x, ages: np.exp(-ages) * reconstruct(x, "legs", np.exp(-ages)),
+     "belongs to the measure"),
+    (check_backward_step, euler_step, "Euler's step"),
+    (check_backward_step, bilinear_step, "bilinear step"),
+    (check_backward_step, late_clock, "frozen at the beginning"),
+    (check_backward_step, scaled_step, "multiply them by"),
+    (check_window_memory, negated, "sign is the opposite"),
+    (check_window_memory, doubled, "twice too large"),
+    (check_window_memory, lambda weight, N: transition("legt", N), "must satisfy"),
+    (check_window_memory, lambda weight, N: (np.eye(N + 1), np.ones(N)), "A has shape"),
+    (check_window_memory, lambda weight, N: None, "did you forget to return"),
+]
+
+
+@pytest.mark.parametrize("check, answer, words", WRONG)
+def test_wrong_answers_are_explained(check, answer, words, explains):
+    explains(check, answer, words)

@@ -1,0 +1,268 @@
+"""Each check takes two different right answers and explains the typical wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from ssm_book.exercises import (
+    check_bptt,
+    check_forget_bias,
+    check_is_convolution,
+    check_newton,
+    check_scan,
+    check_transient,
+)
+from ssm_core.convolution import causal_convolution
+from ssm_core.rnn import orthogonal, rnn, rnn_jacobians
+
+# check_forget_bias
+
+def bias_by_formula(steps):
+    p = 2 ** (-1 / steps)
+    return np.log(p / (1 - p))
+
+
+def bias_by_search(steps):
+    return brentq(lambda b: steps * np.log1p(np.exp(-b)) - np.log(2), -1, 20, xtol=1e-14)
+
+
+@pytest.mark.parametrize("answer", [bias_by_formula, bias_by_search])
+def test_forget_bias_right(answer, accepts):
+    accepts(check_forget_bias, answer)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda steps: np.log(steps - 1), "close to 1/e"),
+    (lambda steps: 0.0, "zero or less halves"),
+    (lambda steps: float(steps), "Solve sigmoid"),
+    (lambda steps: None, "forget to return"),
+])
+def test_forget_bias_wrong(answer, why, explains):
+    explains(check_forget_bias, answer, why)
+
+
+# check_transient
+
+def transient_by_corner(radius, peak):
+    return [[radius, peak], [0.0, radius]]
+
+
+def transient_by_chain(radius, peak):
+    turn = orthogonal(4, 0)  # not triangular to the eye
+    chain = np.diag(radius * np.array([1.0, 0.5, 0.25, -0.3])) + peak * 2 * np.eye(4, k=1)
+    return turn @ chain @ turn.T
+
+
+@pytest.mark.parametrize("answer", [transient_by_corner, transient_by_chain])
+def test_transient_right(answer, accepts):
+    accepts(check_transient, answer)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda radius, peak: radius * np.eye(2), "W is normal"),
+    (lambda radius, peak: np.diag([peak, radius]), "spectral radius is"),
+    (lambda radius, peak: [[radius, 0.1], [0.0, radius]], "larger"),
+    (lambda radius, peak: [radius, peak], "shape"),
+    (lambda radius, peak: None, "forget to return"),
+])
+def test_transient_wrong(answer, why, explains):
+    explains(check_transient, answer, why)
+
+
+# check_bptt
+
+def walk(u, W, U, b, c, *, back=None, states=None, steps=None, slope=lambda h: 1 - h**2):
+    h = rnn(u, W, U, b)
+    states = np.vstack([np.zeros(len(W)), h[:-1]]) if states is None else states(h)
+    dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), c
+    for k in list(reversed(range(len(u))))[:steps]:
+        a = slope(h[k]) * delta
+        dW, dU, db = dW + np.outer(a, states[k]), dU + np.outer(a, u[k]), db + a
+        delta = (W.T if back is None else back(W)) @ a
+    return dW, dU, db
+
+
+def by_products_of_jacobians(u, W, U, b, c):
+    h = rnn(u, W, U, b)
+    J, L = rnn_jacobians(W, h), len(h)
+    inputs = np.column_stack([np.vstack([np.zeros(len(W)), h[:-1]]), u, np.ones(L)])
+    total = 0
+    for k in range(L):
+        row = c
+        for j in range(L - 1, k, -1):
+            row = row @ J[j]
+        total = total + np.outer(row * (1 - h[k] ** 2), inputs[k])
+    return [total[:, : len(W)], total[:, len(W) : -1], total[:, -1]]
+
+
+@pytest.mark.parametrize("answer", [walk, by_products_of_jacobians])
+def test_bptt_right(answer, accepts):
+    accepts(check_bptt, answer)
+
+
+@pytest.mark.parametrize("options, why", [
+    ({"steps": 1}, "last step alone"),
+    ({"back": lambda W: W}, "transpose"),
+    ({"states": lambda h: h}, "state before the step"),
+    ({"slope": np.ones_like}, "slope of tanh"),
+])
+def test_bptt_wrong(options, why, explains):
+    explains(check_bptt, lambda *args: walk(*args, **options), why)
+
+
+def test_bptt_needs_three(explains):
+    explains(check_bptt, lambda u, W, U, b, c: W, "three arrays")
+
+
+# check_is_convolution
+
+def by_kernel(system, L):
+    K = system(np.eye(1, L)[0])
+    u = 5 * np.random.default_rng(0).standard_normal(L)
+    return bool(np.allclose(system(u), causal_convolution(u, K), rtol=0, atol=1e-8))
+
+
+def by_properties(system, L):
+    rng = np.random.default_rng(1)
+    u, v = 3 * rng.standard_normal((2, L))
+    late = np.concatenate([[0.0], u[:-1]])
+    linear = np.allclose(system(2 * u - 3 * v), 2 * system(u) - 3 * system(v))
+    return linear and np.allclose(system(late), np.concatenate([[0.0], system(u)[:-1]]))
+
+
+@pytest.mark.parametrize("answer", [by_kernel, by_properties])
+def test_is_convolution_right(answer, accepts):
+    accepts(check_is_convolution, answer)
+
+
+def small_signals_only(system, L):
+    u = 1e-9 * np.random.default_rng(0).standard_normal(L)
+    return bool(np.allclose(system(u), causal_convolution(u, system(np.eye(1, L)[0]))))
+
+
+def scaling_only(system, L):
+    u = np.random.default_rng(0).standard_normal(L)
+    return bool(np.allclose(system(2 * u), 2 * system(u)))
+
+
+def linearity_only(system, L):
+    u, v = np.random.default_rng(0).standard_normal((2, L))
+    return bool(np.allclose(system(u - v), system(u) - system(v)))
+
+
+@pytest.mark.parametrize("answer, why", [
+    (small_signals_only, "large ones as well"),
+    (scaling_only, "add two signals"),
+    (linearity_only, "gain that grows with k"),
+    (lambda system, L: False, "linear recurrence from a zero state"),
+    (lambda system, L: 1.0, "expected a bool"),
+])
+def test_is_convolution_wrong(answer, why, explains):
+    explains(check_is_convolution, answer, why)
+
+
+# check_scan
+
+def by_doubling(A, b, combine):
+    d = 1
+    while d < len(A):
+        A_new, b_new = combine((A[:-d], b[:-d]), (A[d:], b[d:]))
+        A, b = np.concatenate([A[:d], A_new]), np.concatenate([b[:d], b_new])
+        d *= 2
+    return b
+
+
+def by_tree(A, b, combine):
+    def scan(A, b):
+        L = len(A)
+        if L == 1:
+            return A, b
+        even = 2 * (L // 2)
+        pairs = combine((A[0:even:2], b[0:even:2]), (A[1:even:2], b[1:even:2]))
+        out_A, out_b = np.empty_like(A), np.empty_like(b)
+        out_A[1:even:2], out_b[1:even:2] = scan(*pairs)
+        out_A[0], out_b[0] = A[0], b[0]
+        if L > 2:
+            n = len(A[2::2])
+            out_A[2::2], out_b[2::2] = combine((out_A[1::2][:n], out_b[1::2][:n]),
+                                               (A[2::2], b[2::2]))
+        return out_A, out_b
+    return scan(A, b)[1]
+
+
+@pytest.mark.parametrize("answer", [by_doubling, by_tree])
+def test_scan_right(answer, accepts):
+    accepts(check_scan, answer)
+
+
+def one_by_one(A, b, combine):
+    state, out = (A[:1], b[:1]), [b[0]]
+    for k in range(1, len(A)):
+        state = combine(state, (A[k : k + 1], b[k : k + 1]))
+        out.append(state[1][0])
+    return np.stack(out)
+
+
+def without_combine(A, b, combine):
+    out, h = [], np.zeros(b.shape[1])
+    for A_k, b_k in zip(A, b):
+        h = A_k @ h + b_k
+        out.append(h)
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (one_by_one, "rounds for L = "),
+    (without_combine, "never called"),
+    (lambda A, b, combine: by_doubling(A, b, lambda x, y: combine(y, x)), "do not commute"),
+    (lambda A, b, combine: None, "forget to return"),
+])
+def test_scan_wrong(answer, why, explains):
+    explains(check_scan, answer, why)
+
+
+# check_newton
+
+def newton(u, W, U, b, iterations, *, start=0.0, jacobian=lambda f, W: (1 - f**2)[:, :, None] * W):
+    h = np.full((len(u), len(W)), start)
+    for _ in range(iterations):
+        guess = np.vstack([np.zeros(len(W)), h[:-1]])
+        f = np.tanh(guess @ W.T + np.reshape(u, (len(u), -1)) @ U.T + b)
+        J, new, state = jacobian(f, W), [], np.zeros(len(W))
+        for k in range(len(u)):
+            state = f[k] + J[k] @ (state - guess[k])
+            new.append(state)
+        h = np.stack(new)
+    return h
+
+
+def newton_as_one_large_system(u, W, U, b, iterations):
+    (N, L), h = (len(W), len(u)), None
+    h = np.tanh(np.reshape(u, (L, -1)) @ U.T + b)  # another guess
+    for _ in range(iterations):
+        guess = np.vstack([np.zeros(N), h[:-1]])
+        f = np.tanh(guess @ W.T + np.reshape(u, (L, -1)) @ U.T + b)
+        big = np.eye(L * N)
+        for k in range(1, L):
+            big[k * N : (k + 1) * N, (k - 1) * N : k * N] = -(1 - f[k] ** 2)[:, None] * W
+        h = h + np.linalg.solve(big, (f - h).ravel()).reshape(L, N)
+    return h
+
+
+@pytest.mark.parametrize("answer", [newton, newton_as_one_large_system])
+def test_newton_right(answer, accepts):
+    accepts(check_newton, answer)
+
+
+@pytest.mark.parametrize("answer, why", [
+    (lambda u, W, U, b, iterations: rnn(u, W, U, b), "loop over k through the tanh"),
+    (lambda *args: newton(*args, jacobian=lambda f, W: np.zeros((len(f), *W.shape))),
+     "squares the error"),
+    (lambda *args: newton(*args, jacobian=lambda f, W: np.broadcast_to(W, (len(f), *W.shape))),
+     "squares the error"),
+    (lambda *args: newton(*args)[-1], "shape"),
+    (lambda *args: newton(*args) * np.nan, "not finite"),
+    (lambda *args: None, "forget to return"),
+])
+def test_newton_wrong(answer, why, explains):
+    explains(check_newton, answer, why)

@@ -1,0 +1,170 @@
+"""The checks of the chapter on S4 accept every right answer and explain the usual wrong ones."""
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from ssm_book.exercises import (
+    check_circle,
+    check_dt_for,
+    check_kernel_of,
+    check_low_rank_legt,
+    check_modes_to_kernel,
+    check_transfer,
+)
+
+
+def dt_for(a, n, method):
+    if method == "zoh":
+        return np.log(2) / (a * n)
+    return 2 / a * np.tanh(np.log(2) / (2 * n))  # (1 - q) / (1 + q) for q = exp(-2 t) is tanh t
+
+
+def dt_by_search(a, n, method):
+    """The step at which what is left after n samples crosses one half."""
+    def left(dt):
+        x = a * dt
+        return (np.exp(-x) if method == "zoh" else (1 - x / 2) / (1 + x / 2)) ** n - 0.5
+
+    return brentq(left, 0, 2 / a, xtol=1e-15, rtol=1e-14)
+
+
+def impulse(step, zero, L, first=1.0, later=0.0):
+    x, K = zero, []
+    for j in range(L):
+        y, x = step(first if j == 0 else later, x)
+        K.append(y)
+    return np.array(K)
+
+
+def impulse_by_difference(step, zero, L):
+    return np.diff(np.r_[0, impulse(step, zero, L, 1.0, 1.0)])
+
+
+def parities(N, theta):
+    n = np.arange(N)
+    return np.sqrt((2 * n + 1) / theta)[:, None] * (n[:, None] % 2 == [0, 1])
+
+
+def ends(N, theta):
+    n = np.arange(N)
+    return np.sqrt((2 * n + 1) / (2 * theta))[:, None] * np.column_stack([np.ones(N), (-1.0) ** n])
+
+
+def by_four_sums(Lambda, P, B, C, s):
+    q = 1 / (s[:, None] - Lambda)
+    return q @ (C * B) - (q @ (C * P)) * (q @ (P.conj() * B)) / (1 + q @ abs(P) ** 2)
+
+
+def by_solving(Lambda, P, B, C, s, sign=-1):
+    A = np.diag(Lambda) + sign * np.outer(P, P.conj())
+    return np.array([C @ np.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
+
+
+def circle(L, tolerance, eps):
+    M = L
+    while eps ** (M / (M + L)) > tolerance:
+        M += 1
+    return M, eps ** (1 / (M + L))
+
+
+def circle_by_formula(L, tolerance, eps):
+    wanted = L * np.log(tolerance) / (np.log(eps) - np.log(tolerance))
+    M = max(L, int(np.ceil(wanted)))
+    return M, eps ** (1 / (M + L))
+
+
+def table(weights, log_decay, L):
+    return 2 * (weights @ np.exp(log_decay[:, None] * np.arange(L))).real
+
+
+def in_pieces(weights, log_decay, L, T=2048):
+    """The same with a table of T columns that is used again and again."""
+    small = np.exp(log_decay[:, None] * np.arange(T))
+    pieces = [2 * ((weights * np.exp(log_decay * start)) @ small).real for start in range(0, L, T)]
+    return np.concatenate(pieces)[:L]
+
+
+def two_digits(weights, log_decay, L):
+    T = int(np.ceil(np.sqrt(L)))
+    large = weights[:, None] * np.exp(log_decay[:, None] * (T * np.arange(-(-L // T))))
+    return 2 * (large.T @ np.exp(log_decay[:, None] * np.arange(T))).real.ravel()[:L]
+
+
+RIGHT = [
+    (check_dt_for, dt_for),
+    (check_dt_for, dt_by_search),
+    (check_kernel_of, impulse),
+    (check_kernel_of, impulse_by_difference),
+    (check_low_rank_legt, parities),
+    (check_low_rank_legt, ends),
+    (check_low_rank_legt, lambda N, theta: -parities(N, theta)[:, ::-1]),
+    (check_transfer, by_four_sums),
+    (check_transfer, by_solving),
+    (check_circle, circle),
+    (check_circle, circle_by_formula),
+    (check_modes_to_kernel, in_pieces),
+    (check_modes_to_kernel, two_digits),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, accepts):
+    accepts(check, answer)
+
+
+def radius_of_the_paper(L, tolerance, eps):
+    M, _ = circle(L, tolerance, eps)
+    return M, 1 - 1e-9
+
+
+def too_small(L, tolerance, eps):
+    M, _ = circle(L, tolerance, eps)
+    return M, eps ** (1 / L)
+
+
+WRONG = [
+    (check_dt_for, lambda a, n, method: 1 / (a * n), "fallen to 1/e"),
+    (check_dt_for, lambda a, n, method: np.log(2) / (a * n), "the bilinear rule"),
+    (check_dt_for, lambda a, n, method: dt_for(1.0, n, method), "a fast mode"),
+    (check_dt_for, lambda a, n, method: -dt_for(a, n, method), "a step is above 0"),
+    (check_dt_for, lambda a, n, method: None, "did you forget to return"),
+    (check_kernel_of, lambda step, zero, L: impulse(step, zero, L, 1.0, 1.0), "constant input"),
+    (check_kernel_of, lambda step, zero, L: impulse(step, zero, L + 1)[1:], "K_0 is what comes"),
+    (check_kernel_of, lambda step, zero, L: [impulse(step, zero, j + 1)[j] for j in range(L)],
+     "L are enough"),
+    (check_kernel_of, lambda step, zero, L: None, "did you forget to return"),
+    (check_low_rank_legt, lambda N, theta: np.sqrt(2) * parities(N, theta), "too large by"),
+    (check_low_rank_legt, lambda N, theta: parities(N, 1.0), "so P by its root"),
+    (check_low_rank_legt, lambda N, theta: parities(N, 1.0) / theta, "divided by its root"),
+    (check_low_rank_legt, lambda N, theta: np.column_stack([parities(N, theta).sum(1), np.zeros(N)]),
+     "different parity"),
+    (check_low_rank_legt, lambda N, theta: parities(N, theta).T, "P has shape"),
+    (check_low_rank_legt, lambda N, theta: None, "did you forget to return"),
+    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, 0 * P, B, C, s),
+     "diagonal part alone"),
+    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C.conj(), s),
+     "not conjugated"),
+    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C, s, sign=1), "the sign"),
+    (check_transfer, lambda Lambda, P, B, C, s: None, "did you forget to return"),
+    (check_circle, lambda L, tolerance, eps: (L, eps ** (1 / (2 * L))), "folds back|amplified"),
+    (check_circle, radius_of_the_paper, "the future folds back"),
+    (check_circle, too_small, "rounding is amplified"),
+    (check_circle, lambda L, tolerance, eps: (50 * L, eps ** (1 / (51 * L))), "fewer points"),
+    (check_circle, lambda L, tolerance, eps: (L // 2, 0.9), "fewer than L points"),
+    (check_circle, lambda L, tolerance, eps: (2 * L, 1.0), "inside the unit circle"),
+    (check_circle, lambda L, tolerance, eps: (1.5 * L + 0.25, 0.9), "is whole"),
+    (check_circle, lambda L, tolerance, eps: None, "did you forget to return"),
+    (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, L) / 2, "factor 2 is missing"),
+    (check_modes_to_kernel, lambda w, a, L: in_pieces(w * np.exp(a), a, L), "first sample has j"),
+    (check_modes_to_kernel, lambda w, a, L: 2 * np.abs(w @ np.exp(a[:, None] * np.arange(L))),
+     "the modulus"),
+    (check_modes_to_kernel, table, "took .* MB"),
+    (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, min(L, 1000)), "has shape"),
+    (check_modes_to_kernel, lambda w, a, L: None, "did you forget to return"),
+]
+
+
+@pytest.mark.parametrize("check, answer, words", WRONG)
+def test_wrong_answers_are_explained(check, answer, words, explains):
+    explains(check, answer, words)

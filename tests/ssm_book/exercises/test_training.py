@@ -1,0 +1,205 @@
+"""The checks of the chapter on training accept every right answer and explain wrong ones."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ssm_book.exercises import (
+    check_bits_in_pieces,
+    check_bits_per_character,
+    check_least_bits,
+    check_most_texts,
+    check_share_without_order,
+)
+
+
+def share_by_series(tokens, kinds):
+    mean = 0.0
+    for most in range(tokens):
+        series = np.array([1 / math.factorial(j) for j in range(most + 1)])
+        product = np.eye(1, tokens + 1)[0]
+        for _ in range(kinds):
+            product = np.convolve(product, series)[: tokens + 1]
+        mean += 1 - product[tokens] * math.factorial(tokens) / kinds**tokens
+    return mean / tokens
+
+
+def share_by_chance(tokens, kinds):
+    words = np.random.default_rng(5).integers(kinds, size=(100_000, tokens))
+    counts = np.array([(words == kind).sum(1) for kind in range(kinds)])
+    return counts.max(0).mean() / tokens
+
+
+def bits(logits, targets):
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    chosen = shifted[np.arange(len(targets)), targets]
+    return np.mean(np.log(np.exp(shifted).sum(axis=-1)) - chosen) / np.log(2)
+
+
+def bits_by_logaddexp(logits, targets):
+    cost = np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, targets[:, None], 1)[:, 0]
+    return float(cost.mean()) / math.log(2)
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def of(p, targets):
+    return p[np.arange(len(targets)), targets]
+
+
+def in_pieces(model, state, tokens, piece):
+    total = 0.0
+    for start in range(0, len(tokens), piece):
+        costs, state = model(tokens[start : start + piece], state)
+        following = tokens[start + 1 : start + piece + 1]
+        total += costs[np.arange(len(following)), following].sum()
+    return total / (len(tokens) - 1)
+
+
+def in_pieces_with_the_row_before(model, state, tokens, piece):
+    paid, last = [], None
+    for start in range(0, len(tokens), piece):
+        part = tokens[start : start + piece]
+        costs, state = model(part, state)
+        rows = costs[:-1] if last is None else np.concatenate([last[None], costs[:-1]])
+        foretold = part[1:] if last is None else part
+        paid += [row[token] for row, token in zip(rows, foretold)]
+        last = costs[-1]
+    return np.mean(paid)
+
+
+def pieces_that_forget(model, state, tokens, piece):
+    return in_pieces(lambda part, _: model(part, state), state, tokens, piece)
+
+
+def pieces_without_seams(model, state, tokens, piece):
+    paid = []
+    for start in range(0, len(tokens), piece):
+        part = tokens[start : start + piece]
+        costs, state = model(part, state)
+        paid += [row[token] for row, token in zip(costs, part[1:])]
+    return np.mean(paid)
+
+
+def pieces_of_themselves(model, state, tokens, piece):
+    paid = []
+    for start in range(0, len(tokens), piece):
+        part = tokens[start : start + piece]
+        costs, state = model(part, state)
+        paid += [row[token] for row, token in zip(costs, part)]
+    return np.mean(paid)
+
+
+def pieces_of_equal_weight(model, state, tokens, piece):
+    means = []
+    for start in range(0, len(tokens), piece):
+        costs, state = model(tokens[start : start + piece], state)
+        following = tokens[start + 1 : start + piece + 1]
+        if len(following):
+            means.append(costs[np.arange(len(following)), following].mean())
+    return np.mean(means)
+
+
+WEIGHTS, TOKEN, STATE = 2 * 129_135_360, 36_864, 2_654_208
+
+
+def texts(memory, prompt, new):
+    left = max(0, memory - WEIGHTS)
+    return left // ((prompt + new) * TOKEN), left // STATE
+
+
+def texts_by_trying(memory, prompt, new):
+    def most(each):
+        count = 0
+        while WEIGHTS + (count + 1) * each <= memory:
+            count += 1
+        return count
+
+    return np.array([most((prompt + new) * TOKEN), most(STATE)])
+
+
+def table(pairs, keys, values):
+    return math.log2(math.comb(keys, pairs)) + pairs * math.log2(values)
+
+
+def table_by_lgamma(pairs, keys, values):
+    choose = math.lgamma(keys + 1) - math.lgamma(pairs + 1) - math.lgamma(keys - pairs + 1)
+    return (choose + pairs * math.log(values)) / math.log(2)
+
+
+RIGHT = [
+    (check_share_without_order, share_by_series),
+    (check_share_without_order, share_by_chance),
+    (check_bits_per_character, bits),
+    (check_bits_per_character, bits_by_logaddexp),
+    (check_bits_in_pieces, in_pieces),
+    (check_bits_in_pieces, in_pieces_with_the_row_before),
+    (check_most_texts, texts),
+    (check_most_texts, texts_by_trying),
+    (check_least_bits, table),
+    (check_least_bits, table_by_lgamma),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, accepts):
+    accepts(check, answer)
+
+
+WRONG = [
+    (check_share_without_order, lambda t, k: 1 / k, "guessing among all"),
+    (check_share_without_order, lambda t, k: 1 / t, "as if it came once"),
+    (check_share_without_order, lambda t, k: 1 / k + (1 - 1 / k) / t, "random order"),
+    (check_share_without_order, lambda t, k: t * share_by_series(t, k), "divide it"),
+    (check_share_without_order, lambda t, k: 0.99, "over all words"),
+    (check_share_without_order, lambda t, k: None, "did you forget to return"),
+    (check_bits_per_character, lambda x, y: bits(x, y) * np.log(2), "nats"),
+    (check_bits_per_character, lambda x, y: bits(x, y) * len(y), "the sum"),
+    (check_bits_per_character, lambda x, y: -bits(x, y), "sign"),
+    (check_bits_per_character, lambda x, y: 2 ** bits(x, y), "perplexity"),
+    (check_bits_per_character, lambda x, y: -np.log2(softmax(x)).mean(), "could have"),
+    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y).mean()), "logarithm first"),
+    (check_bits_per_character, lambda x, y: -of(x, y).mean() / np.log(2), "no logarithms"),
+    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y)).mean(), "overflows"),
+    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y)), "one number"),
+    (check_bits_per_character, lambda x, y: 1 + bits(x, y), "and the mean of that"),
+    (check_bits_in_pieces, pieces_that_forget, "hand on the state"),
+    (check_bits_in_pieces, pieces_without_seams, "left out"),
+    (check_bits_in_pieces, pieces_of_themselves, "not of token k"),
+    (check_bits_in_pieces, pieces_of_equal_weight, "mean of the means"),
+    (check_bits_in_pieces, lambda *a: in_pieces(*a) * (1 - 1 / len(a[2])), "one fewer"),
+    (check_bits_in_pieces, lambda *a: in_pieces(*a) * (len(a[2]) - 1), "That is the sum"),
+    (check_bits_in_pieces, lambda m, s, t, n: in_pieces(m, s, t, len(t)), "at most"),
+    (check_bits_in_pieces, lambda m, s, t, n: m(t[:n], m(t[:n], s))[0].mean(), "else than a state"),
+    (check_bits_in_pieces, lambda *a: 1 + in_pieces(*a), "wherever the pieces end"),
+    (check_bits_in_pieces, lambda *a: None, "did you forget to return"),
+    (check_most_texts, lambda m, p, n: texts(m + WEIGHTS, p, n), "take memory as well"),
+    (check_most_texts, lambda m, p, n: texts(m, p, 0), "new tokens go into"),
+    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN), (m - WEIGHTS) // STATE),
+     "negative"),
+    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) / ((p + n) * TOKEN), (m - WEIGHTS) / STATE),
+     "whole texts"),
+    (check_most_texts, lambda m, p, n: texts(m, p, n)[::-1], "comes first"),
+    (check_most_texts, lambda m, p, n: (texts(m, p, n)[0], (m - WEIGHTS) // ((p + n) * STATE)),
+     "does not grow"),
+    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN // 2), texts(m, p, n)[1]),
+     "two of each"),
+    (check_most_texts, lambda m, p, n: texts(m, p, n)[0], "two numbers"),
+    (check_most_texts, lambda m, p, n: (5, 5), "Take the weights off"),
+    (check_least_bits, lambda p, k, v: p * math.log2(v), "which keys"),
+    (check_least_bits, lambda p, k, v: math.log2(math.comb(k, p)), "has a value"),
+    (check_least_bits, lambda p, k, v: math.log2(math.perm(k, p)) + p * math.log2(v), "no order"),
+    (check_least_bits, lambda p, k, v: p * math.log2(k * v), "come twice"),
+    (check_least_bits, lambda p, k, v: table(p, k, v) * math.log(2), "nats"),
+    (check_least_bits, lambda p, k, v: math.log2(float(math.comb(k, p)) * float(v) ** p), "too large"),
+    (check_least_bits, lambda p, k, v: table(p, k, v) + 1, "Count the tables"),
+]
+
+
+@pytest.mark.parametrize("check, answer, words", WRONG)
+def test_wrong_answers_are_explained(check, answer, words, explains):
+    with np.errstate(all="ignore"):
+        explains(check, answer, words)
