@@ -65,26 +65,52 @@ def use_style() -> None:
     mpl.rcParams.update(_STYLE)
 
 
-def glue(name: str, value: Any, display: bool = True) -> None:
+def glue(name: str, value: Any, display: bool = True, tolerance: float = 0.0) -> None:
     """Name a value, so that the text of the book can show it: what ``myst_nb.glue`` does.
+
+    Outputs of the stored notebooks are compared to the letter with those of a new run. A number that
+    another machine may compute otherwise, because it comes from training or is ill-conditioned,
+    declares by how much: the comparison then accepts any value within ``tolerance`` of the stored
+    one. The text beside it must be true of all of them.
 
     Away from the book, as in Colab, ``myst_nb`` is not there and the text has its numbers already;
     then nothing happens.
 
     Args:
-        name (str):      what the text calls it
-        value:           a number, a string, a figure
-        display (bool):  show the value below the cell, too
+        name (str):        what the text calls it
+        value:             a number, a string, a figure
+        display (bool):    show the value below the cell, too
+        tolerance (float): largest difference between two runs, in the unit of ``value``, >= 0
+
+    Raises:
+        ValueError: a tolerance that is negative or not finite
+        TypeError: a tolerance for a value that is not an int or a float
 
     Example:
         >>> from ssm_book.figures import glue
         >>> glue("slope", 1.5, display=False)
+        >>> glue("accuracy", 97.0, display=False, tolerance=3.0)
     """
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance is {tolerance!r}, expected a finite number that is not negative")
+    if tolerance and not isinstance(value, (int, float)):
+        raise TypeError(f"value is a {type(value).__name__}, expected an int or a float, since there "
+                        "is a tolerance")
     try:
         from myst_nb import glue as to_book
     except ImportError:
         return
-    to_book(name, value, display)
+    to_book(name, _Approximate(value, tolerance) if tolerance else value, display)
+
+
+class _Approximate:
+    """A number that a notebook stores with its tolerance, in the metadata of the output."""
+
+    def __init__(self, value: float, tolerance: float):
+        self.value, self.tolerance = value, tolerance
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        return {"text/plain": repr(self.value)}, {"tolerance": self.tolerance}
 
 
 def heatmap(

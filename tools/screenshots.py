@@ -1,6 +1,6 @@
 """Look at the built book: a picture of each page, light and dark, 1280 and 390 pixels wide.
 
-    python tools/screenshots.py FOLDER [PAGE …]         PAGE is a name such as rnn
+    python tools/screenshots.py FOLDER [PAGE ...]         PAGE is a name such as rnn
 
 What a browser complains about, and what can be measured, is a matter of tests/browser.
 """

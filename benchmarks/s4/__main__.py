@@ -1,4 +1,4 @@
-"""Command line of the training runs: python -m benchmarks.s4 {train,draw,collect} …"""
+"""Command line of the training runs: python -m benchmarks.s4 {train,draw,collect} ..."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""Command line of the training runs: python -m benchmarks.tasks {train,lengths,collect} …"""
+"""Command line of the training runs: python -m benchmarks.tasks {train,lengths,collect} ..."""
 
 import argparse
 import dataclasses

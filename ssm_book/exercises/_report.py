@@ -39,5 +39,8 @@ def reason(got, want, hints, why):
 
 
 def passed(what):
-    """Say what was right."""
-    print(f"✓ {what}")
+    """Say what was right, on a terminal of any encoding."""
+    try:
+        print(f"✓ {what}")
+    except UnicodeEncodeError:  # cp1252, say, which has neither the sign nor Greek letters
+        print("OK:", what.encode("ascii", "namereplace").decode("ascii"))

@@ -103,4 +103,5 @@ def _show_progress(done, total):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal cannot show
     sys.exit(main())

@@ -114,3 +114,15 @@ def test_the_command_runs_as_a_module(folder):
         capture_output=True, check=False, env={**os.environ, "PYTHONUTF8": "1"})
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(b"a") and run.stdout.endswith(b"\n")
+
+
+def test_a_terminal_of_few_letters_shows_what_it_can(folder):
+    n = repeat(folder)
+    run = subprocess.run(
+        [sys.executable, "-m", "ssm_core.mamba", "generate", "--model", folder, "--prompt", PROMPT,
+         "--max-new-tokens", str(n)],
+        capture_output=True, check=False,
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "cp1252"})
+    assert run.returncode == 0, run.stderr
+    shown = PROMPT.encode("cp1252", errors="replace")
+    assert shown.count(b"?") == 2 and run.stdout.split() == (2 * (shown + b"\n")).split()
