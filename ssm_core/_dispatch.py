@@ -13,12 +13,15 @@ the definition plain PyTorch, which every transform of ``torch.func`` and forwar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["has_gradient", "has_tangent", "is_differentiated", "is_traced", "is_transformed"]
+__all__ = ["WithoutDerivative", "has_gradient", "has_tangent", "is_differentiated", "is_traced", "is_transformed"]
 
 _Transform = torch._C._functorch.TransformType
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -27,7 +30,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether something records or replaces the operators that these tensors pass through."""
     return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch.jit.is_tracing()
-            or any(x is not None and type(x) not in _PLAIN for x in tensors))
+            or any(x is not None and (type(x) not in _PLAIN or _is_batched_gradient(x))
+                   for x in tensors))
+
+
+# ``torch.autograd.grad(…, is_grads_batched=True)`` runs a vmap of its own, older than torch.func.
+_is_batched_gradient = torch._C._functorch.is_legacy_batchedtensor
 
 
 def is_transformed() -> bool:
@@ -61,3 +69,17 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
 def _transforms() -> list[_Transform]:
     """The kinds of the transforms that are running, from the outermost to the innermost."""
     return [level.key() for level in torch._C._functorch.get_interpreter_stack()]
+
+
+class WithoutDerivative(Function):
+    """``WithoutDerivative.apply(function, why, *arguments)`` is ``function(*arguments)``, and what
+    asks for its derivative gets a NotImplementedError that says why."""
+
+    @staticmethod
+    def forward(ctx, function: Callable, why: str, *arguments: Any) -> Any:
+        ctx.why = why
+        return function(*arguments)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(ctx.why)

@@ -22,8 +22,10 @@ with the kernel's spectrum 4, an FFT 4, unwinding 3. The backward pass moves 20.
 spectrum of the signal where forward has left it, which costs memory for 2; to compute it again
 would take 7 more, and the signal itself, 1, would have to stay.
 
-All of it is an operator of ``torch.library``, so that ``torch.compile`` passes through. On a GPU
-winding, unwinding and the backward product are the kernels of ``ssm_core.s4.triton_convolution``.
+That is what runs: as an operator of ``torch.library`` in compiled programs, as an autograd function
+otherwise. On a GPU winding, unwinding and the backward product are the kernels of
+``ssm_core.s4.triton_convolution``. ``torch.func`` and forward-mode differentiation get
+:func:`convolve_ref`, the usual remedy in a few lines.
 """
 
 from __future__ import annotations
@@ -34,19 +36,29 @@ from importlib.util import find_spec
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
-from torch.fft import fft, ifft
+from torch.autograd import Function
+from torch.fft import fft, ifft, irfft, rfft
 
-__all__ = ["convolve"]
+from ssm_core._dispatch import (
+    WithoutDerivative,
+    has_gradient,
+    has_tangent,
+    is_traced,
+    is_transformed,
+)
+
+__all__ = ["convolve", "convolve_ref"]
 
 _TRITON = find_spec("triton") is not None
 
 
-def convolve(u, K, D):
+def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     r"""Convolve signals with the kernels of their channels, and add D times the signal.
 
     .. math:: y_t = D u_t + \sum_{j=0}^{t} K_{0,j} u_{t-j} + \sum_{j=1}^{L-1-t} K_{1,j} u_{t+j}
 
-    Differentiable once. Memory for the backward pass: the spectrum, twice the size of u.
+    Memory for the backward pass: the spectrum, twice the size of u. ``torch.func`` and forward mode
+    differentiate it as often as they like; ``backward`` through a gradient is refused.
 
     Args:
         u (float32 or float64): signals (B, L, H), in any strides
@@ -61,12 +73,29 @@ def convolve(u, K, D):
     (1994).
 
     Example:
+        >>> import torch
         >>> u = torch.tensor([[[1.0], [0.0], [2.0]]])
         >>> convolve(u, torch.tensor([[[1.0, 0.5, 0.25]]]), torch.tensor([0.0]))[0, :, 0]
         tensor([1.0000, 0.5000, 2.2500])
     """
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in (u, K, D))
-    return torch.ops.ssm_core.convolve(u, K, D, save)[0]
+    if is_transformed() or has_tangent(u, K, D):
+        return convolve_ref(u, K, D)
+    save = has_gradient(u, K, D)
+    run = (torch.ops.ssm_core.convolve if is_traced(u, K, D) else
+           _Convolve.apply if save else _convolve)
+    return run(u, K, D, save)[0]
+
+
+def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
+    """What :func:`convolve` computes, by its definition: on a circle twice as long, in plain PyTorch."""
+    L = u.shape[1]
+    n = next_fast_len(2 * L)
+    signal = rfft(u, n, dim=1)  # (B, n/2 + 1, H)
+    spectrum = rfft(K[0], n).mT  # (n/2 + 1, H)
+    if len(K) == 2:
+        future = torch.nn.functional.pad(K[1, :, 1:], (1, 0))  # the present is the kernel's first
+        spectrum = spectrum + rfft(future, n).conj_physical().mT
+    return irfft(signal * spectrum, n, dim=1)[:, :L] + D * u
 
 
 # --- the operators --------------------------------------------------------------------------------
@@ -75,7 +104,6 @@ def convolve(u, K, D):
 # looks after `conj()`, and a product with x.conj() would be one with x.
 
 
-@torch.library.custom_op("ssm_core::convolve", mutates_args=())
 def _convolve(u: Tensor, K: Tensor, D: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     turn = _turn(u)
     response = fft(_kernel_on_circle(K, D, turn), norm="forward")  # (H, n), with the 1/n of ifft
@@ -85,7 +113,10 @@ def _convolve(u: Tensor, K: Tensor, D: Tensor, save: bool) -> tuple[Tensor, Tens
     return (y, spectrum, response) if save else (y, u.new_empty(0), u.new_empty(0))
 
 
-@_convolve.register_fake
+_operator = torch.library.custom_op("ssm_core::convolve", _convolve, mutates_args=())
+
+
+@_operator.register_fake
 def _(u, K, D, save):
     (B, L, H), dtype = u.shape, u.dtype.to_complex()
     if not save:
@@ -95,7 +126,6 @@ def _(u, K, D, save):
             u.new_empty(H, n, dtype=dtype))
 
 
-@torch.library.custom_op("ssm_core::convolve_backward", mutates_args=())
 def _convolve_backward(dy: Tensor, spectrum: Tensor, response: Tensor,
                        outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     turn, L = _turn(dy), dy.shape[1]
@@ -110,7 +140,11 @@ def _convolve_backward(dy: Tensor, spectrum: Tensor, response: Tensor,
     return du, dK, dkernel.real[:, 0].clone()
 
 
-@_convolve_backward.register_fake
+_backward = torch.library.custom_op("ssm_core::convolve_backward", _convolve_backward,
+                                    mutates_args=())
+
+
+@_backward.register_fake
 def _(dy, spectrum, response, outputs):
     _, L, H = dy.shape
     return dy.new_empty(dy.shape), dy.new_empty(outputs, H, L), dy.new_empty(H)
@@ -125,15 +159,28 @@ def _setup_context(ctx, inputs, output):
 def _differentiate(ctx, dy, *_):
     if dy is None:
         return (None,) * 4
-    return *torch.ops.ssm_core.convolve_backward(dy, *ctx.saved_tensors, ctx.outputs), None
+    given = (dy, *ctx.saved_tensors, ctx.outputs)
+    if is_traced(dy):
+        return *torch.ops.ssm_core.convolve_backward(*given), None
+    return *WithoutDerivative.apply(_convolve_backward, _ONCE, *given), None
 
 
 def _refuse(ctx, *gradients):
-    raise NotImplementedError("the convolution of S4 has first derivatives only")
+    raise NotImplementedError(_ONCE)
 
 
-_convolve.register_autograd(_differentiate, setup_context=_setup_context)
-_convolve_backward.register_autograd(_refuse)
+_ONCE = ("the convolution of S4 has first derivatives only; for higher ones use torch.func (grad, "
+         "jacrev, hessian), which differentiates its definition")
+_operator.register_autograd(_differentiate, setup_context=_setup_context)
+_backward.register_autograd(_refuse)
+
+
+class _Convolve(Function):
+    """The same with less work per call, where nothing records operators."""
+
+    forward = staticmethod(_convolve)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_differentiate)
 
 
 # --- the circle -----------------------------------------------------------------------------------

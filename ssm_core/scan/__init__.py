@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ssm_core._dispatch import (
+    WithoutDerivative,
     has_gradient,
     has_tangent,
     is_differentiated,
@@ -181,8 +182,11 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     floats = (x, dt, A, B, C, D, z, dt_bias)
     if is_differentiated(state, *floats):
         raise NotImplementedError(_operators.NO_STEP_GRADIENT)
-    run = (torch.ops.ssm_core.selective_state_update
-           if is_traced(state, *floats) or is_transformed() else
-           _operators.StateUpdate.apply if has_gradient(*floats) else _operators.run_state_update)
-    return run(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
-               A_is_log)
+    arguments = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
+                 A_is_log)
+    if is_traced(state, *floats) or is_transformed():
+        return torch.ops.ssm_core.selective_state_update(*arguments)
+    if has_gradient(*floats):
+        return WithoutDerivative.apply(_operators.run_state_update, _operators.NO_STEP_GRADIENT,
+                                       *arguments)
+    return _operators.run_state_update(*arguments)

@@ -21,7 +21,7 @@ from ssm_core._dispatch import is_traced
 from ssm_core.scan._arguments import check_slots, state_dtype
 from ssm_core.scan._backends import load_backend
 
-__all__ = ["SelectiveScan", "StateUpdate", "run_forward", "run_state_update"]
+__all__ = ["SelectiveScan", "run_forward", "run_state_update"]
 
 # Schemas are inferred from annotations, which older PyTorch reads as they were written in its time.
 MaybeTensor = Optional[Tensor]  # noqa: UP045
@@ -206,15 +206,3 @@ _step = torch.library.custom_op("ssm_core::selective_state_update", run_state_up
 @_step.register_fake
 def _(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend, A_is_log):
     return x.new_empty(x.shape)
-
-
-class StateUpdate(Function):
-    """:func:`run_state_update` where autograd watches: it works, and its gradient is refused."""
-
-    @staticmethod
-    def forward(ctx, *inputs: Any) -> Tensor:
-        return run_state_update(*inputs)
-
-    @staticmethod
-    def backward(ctx, dy):
-        raise NotImplementedError(NO_STEP_GRADIENT)
