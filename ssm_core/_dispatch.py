@@ -58,6 +58,8 @@ def has_tangent(*tensors: Tensor | None) -> bool:
         return False
     if is_transformed():
         return _Transform.Jvp in _transforms()
+    if forward_ad._current_level < 0:  # nothing is dual
+        return False
     return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 

@@ -9,17 +9,22 @@ Which task adds to which memory depends on the shapes alone, never on the number
 two tasks write to the same place: the same arguments give the same bits.
 """
 
+from __future__ import annotations
+
 import math
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from numba import types
 from numba.extending import overload
+from torch import Tensor
 
 from ssm_core._compiled import compiled
+from ssm_core._threads import run_in_threads
 
 WIDTH = 64
+LEAST_WORK = 2**18  # samples times states that are worth a thread: some 0.1 ms of work
 LANES = 8  # partial sums of dB and dC, at most; each is as large as B
 # Products and sums may fuse. Nothing else of fastmath: NaN and infinity must stay what they are.
 _FUSE = {"contract"}
@@ -27,59 +32,62 @@ _LOG2E = 1 / math.log(2)
 _LN2 = math.log(2)
 
 
-def forward(u, dt, A, B, C, segments, size, state, y, saved):
+Segment = tuple[int, int, int, int, int]  # as ``ssm_core.scan.cpu`` cuts them
+
+
+def forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, segments: list[Segment],
+            size: int, state: Tensor, y: Tensor, saved: Tensor) -> None:
     """Fill y (b, d, L) and saved, and take state (rows, d, n) from the first step to the last."""
     d = len(A)
     groups = _groups(B, C)
-    arrays = *_numpy(u, dt, A), *_numpy(*_split(B), *_split(C)), *_numpy(state, y, saved)
-    _in_threads([(_forward, (*arrays, *segment, c0, min(c0 + WIDTH, end), end // (d // groups) - 1,
-                             size))
-                 for segment in segments
-                 for end in range(d // groups, d + 1, d // groups)
-                 for c0 in range(end - d // groups, end, WIDTH)])
+    per_group = d // groups
+    arrays = *_numpy(u, dt, A), *_split(B), *_split(C), *_numpy(state, y, saved)
+    tasks = [(_forward, (*arrays, *segment, c0, min(c0 + WIDTH, end), group, size))
+             for segment in segments
+             for group in range(groups) for end in [(group + 1) * per_group]
+             for c0 in range(group * per_group, end, WIDTH)]
+    run_in_threads(tasks, _threads(u, A))
 
 
-def backward(u, dt, A, B, C, segments, size, saved, dy, dstate):
+def backward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, segments: list[Segment],
+             size: int, saved: Tensor, dy: Tensor, dstate: Tensor) -> tuple[Tensor, ...]:
     """y, du, ddt, dA, dB, dC; dstate goes from the last step to the first."""
     (d, n), groups, rows = A.shape, _groups(B, C), len(dstate)
     per_group = d // groups
     lanes = max(1, min(LANES // max(1, len(u) * groups), -(-per_group // WIDTH)))
     y, du, ddt = (torch.empty_like(u) for _ in range(3))
     dA = A.new_zeros(rows, d, n)
-    parts = [part.new_zeros(lanes if part.ndim == 4 else rows, *part.shape)
-             for M in (B, C) for part in _split(M)]
-    arrays = (*_numpy(u, dt, A), *_numpy(*_split(B), *_split(C)),
-              *_numpy(saved, dy, dstate, y, du, ddt, dA), *_numpy(*parts))
-    _in_threads([(_backward, (*arrays, *segment, lane, lanes, group * per_group,
-                              (group + 1) * per_group, group, size))
-                 for segment in segments for group in range(groups) for lane in range(lanes)])
-    dB, dC = (parts[2 * j if M.ndim == 4 else 2 * j + 1].sum(0) for j, M in enumerate((B, C)))
-    return y, du, ddt, dA.sum(0), dB, dC
+    dB, dC = (M.new_zeros(lanes if M.ndim == 4 else rows, *M.shape) for M in (B, C))
+    arrays = (*_numpy(u, dt, A), *_split(B), *_split(C),
+              *_numpy(saved, dy, dstate, y, du, ddt, dA), *_split(dB), *_split(dC))
+    tasks = [(_backward, (*arrays, *segment, lane, lanes, group * per_group,
+                          (group + 1) * per_group, group, size))
+             for segment in segments for group in range(groups) for lane in range(lanes)]
+    run_in_threads(tasks, _threads(u, A))
+    return y, du, ddt, dA.sum(0), dB.sum(0), dC.sum(0)
 
 
-def _groups(B, C):
+def _groups(B: Tensor, C: Tensor) -> int:
     return B.shape[1] if B.ndim == 4 else C.shape[1] if C.ndim == 4 else 1
 
 
-def _split(M):
-    """B or C as one that varies in time (b, g, n, L) and a constant one (d, n); one is empty."""
-    return (M, M.new_empty(0, 0)) if M.ndim == 4 else (M.new_empty(0, 0, 0, 0), M)
+def _threads(u: Tensor, A: Tensor) -> int:
+    """How many threads to use: PyTorch's number, or fewer where each would have little to do."""
+    return max(1, min(torch.get_num_threads(), u.numel() * A.shape[1] // LEAST_WORK))
 
 
-def _numpy(*tensors):
-    return [x.detach().numpy() for x in tensors]
+def _split(M: Tensor) -> tuple[Any, Any]:
+    """B or C, or partial sums of its gradient with an axis in front, as an array for what varies in
+    time and one for what is constant, of which one is empty."""
+    array, = _numpy(M)
+    axes = M.ndim % 2  # of partial sums in front
+    if M.ndim >= 4:
+        return array, np.empty((0,) * (2 + axes), array.dtype)
+    return np.empty((0,) * (4 + axes), array.dtype), array
 
 
-def _in_threads(tasks):
-    """Run (function, arguments) tasks, which let go of the interpreter, on PyTorch's thread count."""
-    workers = min(torch.get_num_threads(), len(tasks))
-    if workers < 2:
-        for function, arguments in tasks:
-            function(*arguments)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for future in [pool.submit(function, *arguments) for function, arguments in tasks]:
-            future.result()
+def _numpy(*tensors: Tensor) -> list[Any]:
+    return [x.numpy(force=True) for x in tensors]
 
 
 # --- 2^x in vector instructions -----------------------------------------------------------------

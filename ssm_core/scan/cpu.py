@@ -20,8 +20,11 @@ compiled by Numba where it is installed (``_cpu_compiled``) and runs in PyTorch 
 from __future__ import annotations
 
 import itertools
+import warnings
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ssm_core.scan._arguments import state_dtype
@@ -29,26 +32,33 @@ from ssm_core.scan.reference import softplus
 
 try:
     from ssm_core.scan import _cpu_compiled as compiled
-except ImportError:  # no Numba
+except ModuleNotFoundError:  # no Numba
+    compiled = None
+except Exception as error:  # what an installation that is broken raises depends on how it is broken
+    warnings.warn(f"Numba does not work ({error}): the selective scan on a CPU runs in PyTorch, "
+                  "which takes longer", RuntimeWarning, stacklevel=2)
     compiled = None
 
 __all__ = ["backward", "forward", "saved_shape"]
 
 
-def chunk_length(n):
+def chunk_length(n: int) -> int:
     """Steps between saved states: at least n of them, so that what is saved is no more than u."""
     return max(64, n)
 
 
-def saved_shape(u, A, cu_seqlens):
+def saved_shape(u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> tuple[int, ...]:
     """The shape of the saved states (b, chunks, d, n); a chunk does not cross sequences."""
     (b, d, L), n = u.shape, A.shape[1]
     sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return b, L // chunk_length(n) + sequences, d, n
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save):
-    """Out, last_state and the states at chunk boundaries; arguments as ``ssm_core.scan`` says."""
+def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+            z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
+            initial_state: Tensor | None, cu_seqlens: Tensor | None,
+            save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Out, last_state and the states at chunk boundaries; arguments as in ``Backend``."""
     dtype = state_dtype(u)
     signal, _, dt, B, C = _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype)
     last_state = _start(initial_state, u, A, cu_seqlens)
@@ -64,8 +74,10 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
     return y.to(u.dtype), last_state, saved if save else dt.new_empty(0)
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus,
-             initial_state, cu_seqlens, saved):
+def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: Tensor, A: Tensor,
+             B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
+             delta_softplus: bool, initial_state: Tensor | None, cu_seqlens: Tensor | None,
+             saved: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of all arguments, None for those that are None."""
     dtype = state_dtype(u)
     signal, raw, dt, B_float, C_float = _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype)
@@ -130,8 +142,10 @@ def _segments(u, cu_seqlens, size):
 _PIECE = 2**14
 
 
-def _pointwise(function, x):
+def _pointwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), where function has an exponential of each element."""
+    if x.numel() <= _PIECE:
+        return function(x.contiguous())
     return torch.cat([function(piece) for piece in x.reshape(-1).split(_PIECE)]).view(x.shape)
 
 

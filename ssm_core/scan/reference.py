@@ -49,7 +49,9 @@ def selective_scan_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
     return (out, last_state) if return_last_state else out
 
 
-def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens):
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+         z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
+         initial_state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     """Out (b, d, L) and last_state of arguments that are checked, B and C (b, g, n, L) or (d, n)."""
     dtype, (b, d, L) = state_dtype(u), u.shape
     signal, gate = u.to(dtype), None if z is None else z.to(dtype)
@@ -79,35 +81,40 @@ def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_
     return out.to(u.dtype), torch.cat(last)
 
 
-def state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log):
+def state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
+                 D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool,
+                 state_batch_indices: Tensor | None, A_is_log: bool) -> Tensor:
     """One step in place; a row whose index is negative is left out."""
-    if A_is_log:
-        A = -torch.exp(A)
-    dtype = state_dtype(x)
-    rows = slots = slice(None)
     if state_batch_indices is not None:
         rows = state_batch_indices >= 0
         slots = state_batch_indices[rows].long()
-    u, dt = x[rows].to(dtype), dt[rows].to(dtype)  # (b, d)
-    per_group = x.shape[1] // B.shape[1]
-    B, C = (M[rows].to(dtype).repeat_interleave(per_group, dim=1) for M in (B, C))  # (b, d, n)
+        used, out = state[slots], x.new_zeros(x.shape)
+        x, dt, B, C = x[rows], dt[rows], B[rows], C[rows]
+        z = None if z is None else z[rows]
+        out[rows] = state_update(used, x, dt, A, B, C, D, z, dt_bias, dt_softplus, None, A_is_log)
+        state[slots] = used
+        return out
+    dtype, per_group = state_dtype(x), x.shape[1] // B.shape[1]
+    if A_is_log:
+        A = -torch.exp(A)
+    u, dt = x.to(dtype), dt.to(dtype)  # (b, d)
+    B, C = (M.to(dtype).repeat_interleave(per_group, dim=1) if M.shape[1] > 1 else M.to(dtype)
+            for M in (B, C))  # (b, d or 1, n)
     if dt_bias is not None:
         dt = dt + dt_bias
     if dt_softplus:
         dt = softplus(dt)
-    new = torch.exp(dt[..., None] * A) * state[slots].to(dtype) + (dt * u)[..., None] * B
-    state[slots] = new.to(state.dtype)
+    new = torch.exp(dt[..., None] * A) * state.to(dtype) + (dt * u)[..., None] * B
+    state.copy_(new)
     y = (C * new).sum(-1)
     if D is not None:
         y = y + D * u
     if z is not None:
-        y = y * functional.silu(z[rows].to(dtype))
-    out = x.new_zeros(x.shape)
-    out[rows] = y.to(x.dtype)
-    return out
+        y = y * functional.silu(z.to(dtype))
+    return y.to(x.dtype)
 
 
-def softplus(x):
+def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)); from 40 on that is x to the last bit, in float64 too."""
     return functional.softplus(x, threshold=40)
 
