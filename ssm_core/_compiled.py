@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 try:
     from numba import njit
@@ -20,7 +21,7 @@ except Exception as error:  # a Numba that does not fit its NumPy or LLVM raises
 class _OptionalCache(FunctionCache):
     """Compiled code on disk. Where it cannot be read or written, the next process compiles again."""
 
-    def load_overload(self, *arguments):
+    def load_overload(self, *arguments: Any) -> Any:
         try:
             return super().load_overload(*arguments)
         except Exception:  # noqa: BLE001 a damaged file fails in many ways
@@ -28,15 +29,15 @@ class _OptionalCache(FunctionCache):
                 self.flush()  # begin a new index
             return None
 
-    def save_overload(self, *arguments):
+    def save_overload(self, *arguments: Any) -> None:
         with contextlib.suppress(OSError):  # a full disk, a folder that has vanished
             super().save_overload(*arguments)
 
 
 def compiled(**options: object) -> Callable[[Callable], Callable]:
     """Compile a function, and keep the code for the next process where a folder can be written."""
-    def decorate(function):
-        dispatcher = njit(function, **options)
+    def decorate(function: Callable) -> Callable:
+        dispatcher: Any = njit(function, **options)
         with contextlib.suppress(RuntimeError):  # neither the package nor the user has such a folder
             dispatcher._cache = _OptionalCache(function)  # as enable_caching() does
         return dispatcher

@@ -4,7 +4,7 @@ An operation of this library exists in up to three forms that compute the same n
 
 =============  ====================================================================================
 the operator   registered with ``torch.library``; what records or replaces operators needs it:
-               ``torch.compile``, ``torch.export``, fake tensors, dispatch modes
+               ``torch.compile``, ``torch.export``, fake tensors, dispatch modes, subclasses
 the function   a ``torch.autograd.Function`` around the same code, with less work per call
 the definition plain PyTorch, which every transform of ``torch.func`` and forward-mode
                differentiation understand
@@ -21,21 +21,27 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["WithoutDerivative", "has_gradient", "has_tangent", "is_differentiated", "is_traced", "is_transformed"]
+__all__ = ["WithoutDerivative", "has_gradient", "has_tangent", "in_forward_mode",
+           "is_differentiated", "is_transformed",
+           "needs_operator"]
 
 _Transform = torch._C._functorch.TransformType
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether something records or replaces the operators that these tensors pass through."""
+def needs_operator(*tensors: Tensor | None) -> bool:
+    """Whether these tensors must go through an operator: because something records or replaces
+    operators, or because PyTorch has to prepare the tensors first."""
     return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch.jit.is_tracing()
-            or any(x is not None and (type(x) not in _PLAIN or _is_batched_gradient(x))
-                   for x in tensors))
+            or not all(x is None or _is_plain(x) for x in tensors))
 
 
-# ``torch.autograd.grad(…, is_grads_batched=True)`` runs a vmap of its own, older than torch.func.
-_is_batched_gradient = torch._C._functorch.is_legacy_batchedtensor
+def _is_plain(x: Tensor) -> bool:
+    """Whether the memory of x holds its numbers: a subclass may keep them elsewhere, ``z.conj()``
+    and ``z.conj().imag`` leave a sign to be applied, and gradients may come in a batch
+    (``is_grads_batched``, whose vmap is older than torch.func)."""
+    return type(x) in _PLAIN and not (
+        x.is_conj() or x.is_neg() or torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 def is_transformed() -> bool:
@@ -58,9 +64,13 @@ def has_tangent(*tensors: Tensor | None) -> bool:
         return False
     if is_transformed():
         return _Transform.Jvp in _transforms()
-    if forward_ad._current_level < 0:  # nothing is dual
-        return False
-    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    return in_forward_mode() and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation runs through anything at all."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssm_core._dispatch import is_traced
+from ssm_core._dispatch import needs_operator
 
 __all__ = ["Packing", "as_packing", "check_boundaries", "check_device", "check_kind",
            "check_packed", "check_shape", "dtype_name"]
@@ -109,10 +109,9 @@ def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: s
         return cu_seqlens
     check_packed(cu_seqlens, batch, owner)
     check_device(cu_seqlens, "cu_seqlens", device, owner)
-    if is_traced(cu_seqlens):
-        cu_seqlens = torch.ops.ssm_core.checked_boundaries(cu_seqlens, L)
-    else:
-        check_boundaries(cu_seqlens, L)
+    if needs_operator(cu_seqlens):
+        return Packing(torch.ops.ssm_core.checked_boundaries(cu_seqlens, L), L)
+    check_boundaries(cu_seqlens, L)
     return Packing(cu_seqlens, L)
 
 

@@ -14,6 +14,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from ssm_core._dispatch import in_forward_mode, is_transformed
+
 __all__ = ["MOST_TAPS", "add_norm", "convolve", "convolve_one", "fuses"]
 
 MOST_TAPS = 9  # of a convolution that ``convolve`` takes
@@ -23,13 +25,14 @@ _TRITON = find_spec("triton") is not None
 MaybeTensor = Optional[Tensor]  # noqa: UP045
 
 
-def fuses(x):
-    """Whether the operators below are for x. They have no gradient, and compute in float32."""
-    return (x.is_cuda and _TRITON and x.dtype != torch.float64
-            and not torch.is_grad_enabled())
+def fuses(x: Tensor) -> bool:
+    """Whether the operators below are for x. They have no derivatives, and compute in float32."""
+    return (x.is_cuda and _TRITON and x.dtype != torch.float64 and not torch.is_grad_enabled()
+            and not is_transformed() and not in_forward_mode())
 
 
-def convolve(x, weight, bias, before):
+def convolve(x: Tensor, weight: Tensor, bias: MaybeTensor,
+             before: MaybeTensor) -> tuple[Tensor, Tensor]:
     """SiLU of a causal convolution, one filter a channel, and the samples that the next one needs.
 
     Args:
@@ -43,12 +46,13 @@ def convolve(x, weight, bias, before):
     return torch.ops.ssm_core.causal_conv(x, weight, bias, before)
 
 
-def convolve_one(conv_state, x, weight, bias):
+def convolve_one(conv_state: Tensor, x: Tensor, weight: Tensor, bias: MaybeTensor) -> Tensor:
     """The same for one sample x (b, d): output (b, d); conv_state (b, d, k) moves on in place."""
     return torch.ops.ssm_core.causal_conv_step(conv_state, x, weight, bias)
 
 
-def add_norm(x, added, weight, eps):
+def add_norm(x: Tensor, added: MaybeTensor, weight: Tensor,
+             eps: float) -> Tensor | tuple[Tensor, Tensor]:
     """x + added and its norm over the last axis, in the dtype of weight; or just the norm of x."""
     total, normed = torch.ops.ssm_core.add_rms_norm(x, added, weight, eps)
     return normed if added is None else (total, normed)

@@ -7,8 +7,9 @@ With real weights a, b for each row k and mode n, and one pole p_n of each pair 
     F_k(s) = \sum_n \frac{a_{kn} s + b_{kn}}{(s - p_n)(s - \bar p_n)}
 
 All rows share the division. Points s come block by block, so that nothing of size modes × points is
-kept; the backward pass computes the quotients again. Both are operators of ``torch.library``, so
-that ``torch.compile`` passes through. On a GPU they are the kernels of ``ssm_core.s4.triton``.
+kept; the backward pass computes the quotients again. In compiled programs both are operators of
+``torch.library``, otherwise an autograd function; on a GPU they are the kernels of
+``ssm_core.s4.triton``. ``torch.func`` and forward-mode differentiation get the definition.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-__all__ = ["cauchy_sums"]
+from ssm_core._dispatch import (
+    WithoutDerivative,
+    has_gradient,
+    has_tangent,
+    is_transformed,
+    needs_operator,
+)
+
+__all__ = ["cauchy_sums", "cauchy_sums_backward"]
 
 _BLOCK = 2**16  # quotients that exist at once: they stay in the caches
 _TRITON = find_spec("triton") is not None
 
 
-def cauchy_sums(a, b, poles, s):
+def cauchy_sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
     """The sums at every point, differentiable once in a, b and poles.
 
     Args:
@@ -44,10 +54,22 @@ def cauchy_sums(a, b, poles, s):
         >>> cauchy_sums(one, 0 * one, poles, torch.tensor([2.0 + 0j], dtype=torch.complex128))
         tensor([[[0.4000+0.j]]], dtype=torch.complex128)
     """
-    return torch.ops.ssm_core.cauchy_sums(a, b, poles, s)
+    given = a, b, poles, s
+    if is_transformed() or has_tangent(*given):
+        return _definition(*given)
+    if needs_operator(*given):
+        return torch.ops.ssm_core.cauchy_sums(*given)
+    return _CauchySums.apply(*given) if has_gradient(*given) else _sums(*given)
 
 
-@torch.library.custom_op("ssm_core::cauchy_sums", mutates_args=())
+def _definition(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
+    """The same in plain PyTorch, with all quotients at once."""
+    p = poles[..., None]
+    quotients = 1 / ((s - p) * (s - p.conj()))  # (H, n, F)
+    times_s, constant = (torch.cat([a, b], dim=1).to(s.dtype) @ quotients).chunk(2, dim=1)
+    return times_s * s + constant
+
+
 def _sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
     if a.is_cuda and _TRITON:
         from ssm_core.s4 import triton  # only where it is needed: an import of a second
@@ -63,14 +85,17 @@ def _sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
     return out
 
 
-@_sums.register_fake
+_operator = torch.library.custom_op("ssm_core::cauchy_sums", _sums, mutates_args=())
+
+
+@_operator.register_fake
 def _(a, b, poles, s):
     return s.new_empty(*a.shape[:2], s.shape[0])
 
 
-@torch.library.custom_op("ssm_core::cauchy_sums_backward", mutates_args=())
-def _sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
-                   s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cauchy_sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
+                         s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a, b and poles for the gradient dout (H, K, F) of the sums."""
     if a.is_cuda and _TRITON:
         from ssm_core.s4 import triton
 
@@ -94,18 +119,42 @@ def _sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
     return da.clone(), db.clone(), dpoles
 
 
-@_sums_backward.register_fake
+_backward = torch.library.custom_op("ssm_core::cauchy_sums_backward", cauchy_sums_backward,
+                                    mutates_args=())
+
+
+@_backward.register_fake
 def _(dout, a, b, poles, s):
     return a.new_empty(a.shape), b.new_empty(b.shape), poles.new_empty(poles.shape)
 
 
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
 def _differentiate(ctx, dout):
-    a, b, poles, s = ctx.saved_tensors
-    return *torch.ops.ssm_core.cauchy_sums_backward(dout, a, b, poles, s), None
+    given = (dout, *ctx.saved_tensors)
+    if needs_operator(dout):
+        return *torch.ops.ssm_core.cauchy_sums_backward(*given), None
+    return *WithoutDerivative.apply(cauchy_sums_backward, _ONCE, *given), None
 
 
-_sums.register_autograd(
-    _differentiate, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+def _refuse(ctx, *gradients):
+    raise NotImplementedError(_ONCE)
+
+
+_ONCE = ("Cauchy sums have first derivatives only; for higher ones use torch.func (grad, jacrev, "
+         "hessian), which differentiates their definition")
+_operator.register_autograd(_differentiate, setup_context=_setup_context)
+_backward.register_autograd(_refuse)
+
+
+class _CauchySums(Function):
+    """The same with less work per call, where nothing records operators."""
+
+    forward = staticmethod(_sums)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_differentiate)
 
 
 def _blocks(poles, s):

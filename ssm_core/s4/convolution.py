@@ -43,8 +43,8 @@ from ssm_core._dispatch import (
     WithoutDerivative,
     has_gradient,
     has_tangent,
-    is_traced,
     is_transformed,
+    needs_operator,
 )
 
 __all__ = ["convolve", "convolve_ref"]
@@ -81,7 +81,7 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     if is_transformed() or has_tangent(u, K, D):
         return convolve_ref(u, K, D)
     save = has_gradient(u, K, D)
-    run = (torch.ops.ssm_core.convolve if is_traced(u, K, D) else
+    run = (torch.ops.ssm_core.convolve if needs_operator(u, K, D) else
            _Convolve.apply if save else _convolve)
     return run(u, K, D, save)[0]
 
@@ -91,11 +91,10 @@ def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     L = u.shape[1]
     n = next_fast_len(2 * L)
     signal = rfft(u, n, dim=1)  # (B, n/2 + 1, H)
-    spectrum = rfft(K[0], n).mT  # (n/2 + 1, H)
+    kernel = K[0]  # (H, L); a look into the future goes round the circle backwards
     if len(K) == 2:
-        future = torch.nn.functional.pad(K[1, :, 1:], (1, 0))  # the present is the kernel's first
-        spectrum = spectrum + rfft(future, n).conj_physical().mT
-    return irfft(signal * spectrum, n, dim=1)[:, :L] + D * u
+        kernel = torch.cat([kernel, K.new_zeros(len(D), n - 2 * L + 1), K[1, :, 1:].flip(-1)], dim=-1)
+    return irfft(signal * rfft(kernel, n).mT, n, dim=1)[:, :L] + D * u
 
 
 # --- the operators --------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ def _differentiate(ctx, dy, *_):
     if dy is None:
         return (None,) * 4
     given = (dy, *ctx.saved_tensors, ctx.outputs)
-    if is_traced(dy):
+    if needs_operator(dy):
         return *torch.ops.ssm_core.convolve_backward(*given), None
     return *WithoutDerivative.apply(_convolve_backward, _ONCE, *given), None
 

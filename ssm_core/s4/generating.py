@@ -1,9 +1,10 @@
 r"""From sums over modes to a kernel: the generating function of S4, eliminated and inverted.
 
 Everything between the weights of the sums and the kernel is complex, of the size of the kernel, and
-the same for every system, so it is one operator of ``torch.library`` between real numbers:
-``torch.compile`` has no code for complex ones on a GPU. Its backward pass is written out below its
-forward pass, step for step. What it keeps are the rows and columns that were eliminated.
+the same for every system, so in compiled programs it is one operator of ``torch.library`` between
+real numbers: ``torch.compile`` has no code for complex ones on a GPU. Its backward pass is written
+out below its forward pass, step for step. What it keeps are the rows and columns that were
+eliminated. ``torch.func`` and forward-mode differentiation go through the forward pass itself.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from ssm_core.s4.cauchy import cauchy_sums
+from ssm_core._dispatch import (
+    WithoutDerivative,
+    has_gradient,
+    has_tangent,
+    is_transformed,
+    needs_operator,
+)
+from ssm_core.s4.cauchy import cauchy_sums, cauchy_sums_backward
 
 __all__ = ["kernel_from_sums"]
 
@@ -46,10 +55,16 @@ def kernel_from_sums(a, b, poles, L, rank):
     Modeling Long Sequences with Structured State Spaces" (2022), section 3; the circle is that of
     Abate and Whitt, "Numerical inversion of probability generating functions" (1992).
     """
-    return torch.ops.ssm_core.dplr_kernel(a, b, torch.view_as_real(poles), L, rank)[0]
+    given = a, b, torch.view_as_real(poles)
+    if needs_operator(*given):
+        run = torch.ops.ssm_core.dplr_kernel
+    elif has_gradient(*given) and not is_transformed() and not has_tangent(*given):
+        run = _Kernel.apply
+    else:
+        run = _kernel
+    return run(*given, L, rank)[0]
 
 
-@torch.library.custom_op("ssm_core::dplr_kernel", mutates_args=())
 def _kernel(a: Tensor, b: Tensor, poles: Tensor, L: int,
             rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     s = _points(L, a.device)
@@ -66,7 +81,10 @@ def _kernel(a: Tensor, b: Tensor, poles: Tensor, L: int,
     return K.contiguous(), torch.stack(rows), torch.stack(columns), s
 
 
-@_kernel.register_fake
+_operator = torch.library.custom_op("ssm_core::dplr_kernel", _kernel, mutates_args=())
+
+
+@_operator.register_fake
 def _(a, b, poles, L, rank):
     H, K, _ = a.shape
     F, outputs, dtype = L + 1, K // (rank + 1) - rank, torch.complex128
@@ -74,7 +92,6 @@ def _(a, b, poles, L, rank):
             a.new_empty(rank, H, rank + outputs, F, dtype=dtype), a.new_empty(F, dtype=dtype))
 
 
-@torch.library.custom_op("ssm_core::dplr_kernel_backward", mutates_args=())
 def _kernel_backward(dK: Tensor, a: Tensor, b: Tensor, poles: Tensor, rows: Tensor,
                      columns: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     outputs, H, L = dK.shape
@@ -87,12 +104,15 @@ def _kernel_backward(dK: Tensor, a: Tensor, b: Tensor, poles: Tensor, rows: Tens
     for i in reversed(range(rank)):
         dsums[:, :, i] -= (dsums * rows[i].conj_physical()[:, None]).sum(2)
         dsums[:, i] -= (dsums * columns[i].conj_physical()[:, :, None]).sum(1)
-    da, db, dpoles = torch.ops.ssm_core.cauchy_sums_backward(
-        dsums.flatten(1, 2), a, b, torch.view_as_complex(poles), s)
+    da, db, dpoles = cauchy_sums_backward(dsums.flatten(1, 2), a, b, torch.view_as_complex(poles), s)
     return da, db, torch.view_as_real(dpoles)
 
 
-@_kernel_backward.register_fake
+_backward = torch.library.custom_op("ssm_core::dplr_kernel_backward", _kernel_backward,
+                                    mutates_args=())
+
+
+@_backward.register_fake
 def _(dK, a, b, poles, rows, columns, s):
     return a.new_empty(a.shape), b.new_empty(b.shape), poles.new_empty(poles.shape)
 
@@ -105,15 +125,28 @@ def _setup_context(ctx, inputs, output):
 def _differentiate(ctx, dK, *_):
     if dK is None:
         return (None,) * 5
-    return *torch.ops.ssm_core.dplr_kernel_backward(dK, *ctx.saved_tensors), None, None
+    given = (dK, *ctx.saved_tensors)
+    if needs_operator(dK):
+        return *torch.ops.ssm_core.dplr_kernel_backward(*given), None, None
+    return *WithoutDerivative.apply(_kernel_backward, _ONCE, *given), None, None
 
 
 def _refuse(ctx, *gradients):
-    raise NotImplementedError("the kernel of S4 has first derivatives only")
+    raise NotImplementedError(_ONCE)
 
 
-_kernel.register_autograd(_differentiate, setup_context=_setup_context)
-_kernel_backward.register_autograd(_refuse)
+_ONCE = ("the kernel of S4 has first derivatives only; for higher ones use torch.func (grad, jacrev, "
+         "hessian), which differentiates its definition")
+_operator.register_autograd(_differentiate, setup_context=_setup_context)
+_backward.register_autograd(_refuse)
+
+
+class _Kernel(Function):
+    """The same with less work per call, where nothing records operators."""
+
+    forward = staticmethod(_kernel)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_differentiate)
 
 
 def _radius(L):

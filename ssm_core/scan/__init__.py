@@ -29,8 +29,8 @@ from ssm_core._dispatch import (
     has_gradient,
     has_tangent,
     is_differentiated,
-    is_traced,
     is_transformed,
+    needs_operator,
 )
 from ssm_core._tensors import Packing
 from ssm_core.scan import _operators, reference
@@ -122,7 +122,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
         out, last_state = reference.scan(*scan)
     else:
         save = has_gradient(*floats) or is_transformed()
-        run = (torch.ops.ssm_core.selective_scan if is_traced(*floats) else
+        run = (torch.ops.ssm_core.selective_scan if needs_operator(*floats) else
                _operators.SelectiveScan.apply if save else _operators.run_forward)
         out, last_state, _ = run(*scan, save, backend)
     return (out, last_state) if return_last_state else out
@@ -182,9 +182,11 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     floats = (x, dt, A, B, C, D, z, dt_bias)
     if is_differentiated(state, *floats):
         raise NotImplementedError(_operators.NO_STEP_GRADIENT)
+    if is_transformed():
+        backend = "reference"  # vmap goes through plain PyTorch
     arguments = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
                  A_is_log)
-    if is_traced(state, *floats) or is_transformed():
+    if needs_operator(state, *floats):
         return torch.ops.ssm_core.selective_state_update(*arguments)
     if has_gradient(*floats):
         return WithoutDerivative.apply(_operators.run_state_update, _operators.NO_STEP_GRADIENT,

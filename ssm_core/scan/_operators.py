@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ssm_core._dispatch import is_traced
+from ssm_core._dispatch import needs_operator
 from ssm_core.scan._arguments import check_slots, state_dtype
 from ssm_core.scan._backends import load_backend
 
@@ -89,7 +89,7 @@ def _differentiate(ctx, dout, dlast_state, _):
     *tensors, initial_state, cu_seqlens, saved = ctx.saved_tensors
     if dout is None and dlast_state is None:
         return (None,) * 13
-    traced = is_traced(dout, dlast_state, *tensors)
+    traced = needs_operator(dout, dlast_state, *tensors)
     run = torch.ops.ssm_core.selective_scan_backward if traced else _SelectiveScanBackward.apply
     gradients = run(dout, dlast_state, *tensors, ctx.delta_softplus, initial_state, cu_seqlens,
                     saved, ctx.backend)

@@ -20,7 +20,6 @@ compiled by Numba where it is installed (``_cpu_compiled``) and runs in PyTorch 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -32,11 +31,7 @@ from ssm_core.scan.reference import softplus
 
 try:
     from ssm_core.scan import _cpu_compiled as compiled
-except ModuleNotFoundError:  # no Numba
-    compiled = None
-except Exception as error:  # what an installation that is broken raises depends on how it is broken
-    warnings.warn(f"Numba does not work ({error}): the selective scan on a CPU runs in PyTorch, "
-                  "which takes longer", RuntimeWarning, stacklevel=2)
+except ImportError:  # no Numba, or one that does not work
     compiled = None
 
 __all__ = ["backward", "forward", "saved_shape"]
