@@ -34,7 +34,7 @@ class _OptionalCache(FunctionCache):
             super().save_overload(*arguments)
 
 
-def compiled(**options: object) -> Callable[[Callable], Callable]:
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Compile a function, and keep the code for the next process where a folder can be written."""
     def decorate(function: Callable) -> Callable:
         dispatcher: Any = njit(function, **options)
