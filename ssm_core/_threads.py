@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 __all__ = ["run_in_threads"]
 
@@ -33,10 +33,11 @@ def run_in_threads(tasks: Iterable[tuple[Callable, tuple]], threads: int) -> Non
     try:
         _work(waiting)
     finally:
-        waiting.clear()
-        for helper in helpers:
-            if not helper.cancel():  # one that has not begun finds nothing to do
-                helper.result()
+        waiting.clear()  # not empty after an error
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    for helper in begun:
+        helper.result()
 
 
 def _work(waiting: deque) -> None:

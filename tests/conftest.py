@@ -16,7 +16,7 @@ WEIGHTS = pathlib.Path(__file__).parents[1] / "_build" / "page-weights.txt"
 # new ones and remembers those that failed. A loaded machine is slow, which is not a failure.
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fast", max_examples=10, derandomize=True, database=None, **_PATIENT)
-settings.register_profile("full", max_examples=1000, print_blob=True, **_PATIENT)
+settings.register_profile("full", max_examples=300, print_blob=True, **_PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 

@@ -85,8 +85,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
             returns the state it began with.
         backend (str): "auto", "reference", "cpu" or "triton". Auto takes cpu for tensors on the
             CPU, triton on CUDA devices, and reference where neither can run: float64 on a GPU, a
-            device that is no CUDA device, no package triton. Only reference can be differentiated
-            twice.
+            device that is neither, no package triton. Only reference can be differentiated twice.
 
         u, delta, z, B, C may differ in dtype, except that float64 stands for all or none; decays
         and states are float32, or float64 for float64. The backend triton takes no float64.
@@ -96,8 +95,8 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
         float64 for float64 input.
 
     Raises:
-        ValueError: wrong shapes, devices, backends, boundaries; complex tensors.
-        TypeError: something that is no tensor, or a dtype that is not taken.
+        ValueError: a wrong shape, device, backend or boundary.
+        TypeError: something that is not a tensor, or a dtype that is not taken, such as a complex one.
 
     Equations eq-selective-scan, eq-mamba-rule, eq-chunk-carry, eq-selective-scan-gradients. Source:
     Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), sections
@@ -136,7 +135,8 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     r"""Take one step of the selective scan: change the state in place, return the output.
 
     The recurrence of :func:`selective_scan_fn` for one sample: stepping through a sequence gives
-    what the scan gives. For inference: it has no gradient, and ``backward`` through y raises.
+    what the scan gives. For inference: it has no
+    derivatives, and says so where one is asked for.
 
     Args:
         state (float32, bfloat16, float16 or float64): the state (b, d, n), changed in place; with
@@ -159,9 +159,11 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
         of x and state.
 
     Raises:
-        ValueError: wrong shapes or devices, complex tensors, a state that is expanded or requires a
-            gradient, and, except in triton, an index past the pool or one that comes twice.
-        TypeError: something that is no tensor, or a dtype that is not taken.
+        ValueError: a wrong shape or device, a state that is expanded or requires a gradient, and, except
+            in triton, an index past the pool or one that comes twice.
+        TypeError: something that is not a tensor, or a dtype that is not taken, such as a complex one.
+        NotImplementedError: a derivative of the step, at once under torch.func and in forward mode,
+            from ``backward`` otherwise.
 
     Equation eq-selective-scan. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with
     Selective State Spaces" (2023), section 3.2.

@@ -141,22 +141,19 @@ def check_slots(state_batch_indices: Tensor, slots: int) -> None:
         raise ValueError("state_batch_indices names a state twice, expected each at most once")
 
 
-def _check_bool(value, name):
+def _check_bool(value: Any, name: str) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
 
 
-def _check_tensor(value, name, dtypes=(*_LOW, torch.float64), words=None):
+def _check_tensor(value: Any, name: str, dtypes: tuple[torch.dtype, ...] = (*_LOW, torch.float64),
+                  words: str = "float32, bfloat16, float16 or float64") -> None:
     check_kind(value, name)
-    if value.dtype.is_complex:
-        raise ValueError(f"{name} is complex ({dtype_name(value.dtype)}); the selective scan takes real "
-                         "and grouped B and C, and real A")
     if value.dtype not in dtypes:
-        words = words or "float32, bfloat16, float16 or float64"
         raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected {words}")
 
 
-def _check_writable(x, name):
+def _check_writable(x: Tensor, name: str) -> None:
     """Check that x can change in place: each entry its own, and no gradient to be lost."""
     if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
         raise ValueError(f"{name} is expanded (strides {x.stride()}) and changes in place, "
@@ -166,7 +163,7 @@ def _check_writable(x, name):
                          f"{name}.detach(), or step under torch.no_grad()")
 
 
-def _check_projection(M, name, sizes, d):
+def _check_projection(M: Any, name: str, sizes: tuple[int, ...], d: int) -> Tensor:
     """B or C: return (b, n, L) as (b, 1, n, L), the others as they are; in a step without L."""
     _check_tensor(M, name)
     b, n, *L = sizes
@@ -186,7 +183,7 @@ def _check_projection(M, name, sizes, d):
     return M
 
 
-def _check_dtypes(signals, weights):
+def _check_dtypes(signals: dict[str, Tensor | None], weights: dict[str, Tensor | None]) -> None:
     """Signals in low precision or float32 with weights in float32, or everything in float64."""
     present = {k: v for k, v in {**signals, **weights}.items() if v is not None}
     doubles = [k for k, v in present.items() if v.dtype == torch.float64]
@@ -200,7 +197,7 @@ def _check_dtypes(signals, weights):
                             f"steps lose too much below it; pass {name}.float()")
 
 
-def _check_devices(tensors, first, device):
+def _check_devices(tensors: dict[str, Tensor | None], first: str, device: torch.device) -> None:
     for name, value in tensors.items():
         if value is not None:
             check_device(value, name, device, first)

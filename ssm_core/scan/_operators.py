@@ -53,7 +53,7 @@ def run_backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: 
     if saved.numel() != math.prod(shape):  # vmap has rearranged the arguments since
         saved = module.forward(*given, True)[2]
     gradients = module.backward(dout, dlast_state, *given, saved.view(shape))
-    return tuple(u.new_empty(0) if x is None else x for x in gradients)
+    return tuple(u.new_empty(0) if x is None else x for x in gradients)  # type: ignore[return-value]
 
 
 _scan = torch.library.custom_op("ssm_core::selective_scan", run_forward, mutates_args=())

@@ -78,7 +78,7 @@ def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: 
     signal, raw, dt, B_float, C_float = _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype)
     dy = torch.zeros_like(signal) if dout is None else dout.to(dtype).contiguous()
     gate = None if z is None else z.to(dtype).contiguous()
-    ungated, dy = dy, dy if z is None else dy * _pointwise(functional.silu, gate)
+    ungated, dy = dy, dy if gate is None else dy * _pointwise(functional.silu, gate)
     # The gradient of the state at the end; the run turns it into that of the state at the start.
     dstate = _start(dlast_state, u, A, cu_seqlens)
     size = chunk_length(A.shape[1])
@@ -90,7 +90,7 @@ def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: 
         dD = _sum_over_time(dy * signal)
         du.add_(D[:, None] * dy)
         y.add_(D[:, None] * signal)
-    if z is not None:
+    if gate is not None:
         sigmoid = _pointwise(torch.sigmoid, gate)
         dz = (ungated * y * sigmoid * (1 + gate * (1 - sigmoid))).to(z.dtype)
     if delta_softplus:

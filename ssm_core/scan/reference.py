@@ -54,7 +54,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
          initial_state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     """Out (b, d, L) and last_state of arguments that are checked, B and C (b, g, n, L) or (d, n)."""
     dtype, (b, d, L) = state_dtype(u), u.shape
-    signal, gate = u.to(dtype), None if z is None else z.to(dtype)
+    signal = u.to(dtype)
     dt = delta.to(dtype)
     if delta_bias is not None:
         dt = dt + delta_bias[:, None]
@@ -73,11 +73,11 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
             y.append((C_steps[t] * x).sum(-1))  # (b, d)
         last.append(x)
 
-    out = torch.stack(y, dim=-1) if y else torch.zeros_like(signal)  # (b, d, L)
+    out = torch.stack(y, dim=-1) if y else signal.clone()  # (b, d, L)
     if D is not None:
         out = out + D[:, None] * signal
     if z is not None:
-        out = out * functional.silu(gate)
+        out = out * functional.silu(z.to(dtype))
     return out.to(u.dtype), torch.cat(last)
 
 

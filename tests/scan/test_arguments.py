@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from ssm_core import _tensors
 from ssm_core.scan import (
     _backends,
     selective_scan_fn,
@@ -34,7 +35,7 @@ SCAN = [
     ({"A": torch.zeros(1, n)}, ValueError, "A has shape (1, 4), expected (d, n) with d = 6"),
     ({"A": torch.zeros(d, 0)}, ValueError, "A 0 states a channel, expected at least 1"),
     ({"A": torch.zeros(d, n).bfloat16()}, TypeError, "A has dtype bfloat16, expected float32"),
-    ({"A": torch.zeros(d, n, dtype=torch.complex64)}, ValueError, "A is complex (complex64)"),
+    ({"A": torch.zeros(d, n, dtype=torch.complex64)}, TypeError, "A has dtype complex64, expected"),
     ({"A": torch.zeros(d, n).double()}, TypeError, "A is float64 and u is float32, expected all"),
     ({"B": torch.zeros(d, n, 1)}, ValueError,
      "B has shape (6, 4, 1), expected (d, n) or (b, n, L) or (b, g, n, L) with b = 2, d = 6, "
@@ -46,7 +47,7 @@ SCAN = [
     ({"B": torch.zeros(b, 4, n, L)}, ValueError, "B has 4 groups, expected a divisor of"),
     ({"B": torch.zeros(b, 0, n, L)}, ValueError, "B has 0 groups, expected a divisor of"),
     ({"C": torch.zeros(b, 3, n, L)}, ValueError, "C has 3 groups, expected as many as B, 2"),
-    ({"C": torch.zeros(b, n, L, dtype=torch.complex64)}, ValueError, "C is complex (complex64)"),
+    ({"C": torch.zeros(b, n, L, dtype=torch.complex64)}, TypeError, "C has dtype complex64, expected"),
     ({"D": torch.zeros(1)}, ValueError, "D has shape (1,), expected (d,) with d = 6"),
     ({"D": torch.zeros(d).half()}, TypeError, "D has dtype float16, expected float32"),
     ({"D": 1.0}, TypeError, "D is a float, expected a torch.Tensor"),
@@ -90,6 +91,58 @@ def test_packed(bounds, error, message):
             selective_scan_fn(**x, backend=backend)
     with pytest.raises(error, match=re.escape(message)):
         selective_scan_ref(**x)
+
+
+def test_boundaries_are_checked_once(monkeypatch):
+    """By the outermost call, which hands down the proof; what it belongs to is still compared."""
+    checked = []
+    check = _tensors.check_boundaries
+    monkeypatch.setattr(_tensors, "check_boundaries", lambda *given: checked.append(1) or check(*given))
+    x = arguments(1, d, L, n, without=("initial_state",))
+    packing = _tensors.as_packing(cuts(0, 2, L), 1, L, "hidden_states", x["u"].device)
+    want = selective_scan_fn(**x | {"cu_seqlens": cuts(0, 2, L)})
+    assert len(checked) == 2
+    for function in (selective_scan_fn, selective_scan_ref):
+        out = function(**x | {"cu_seqlens": packing})
+        torch.testing.assert_close(out, want)
+    assert len(checked) == 2
+    other = arguments(1, d, L + 1, n, without=("initial_state",)) | {"cu_seqlens": packing}
+    with pytest.raises(ValueError, match="length 6, expected 1 and 5, for which cu_seqlens"):
+        selective_scan_fn(**other)
+
+
+def test_boundaries_on_another_device():
+    x = arguments(1, d, L, n) | {"cu_seqlens": cuts(0, L).to("meta")}
+    with pytest.raises(ValueError, match="cu_seqlens is on meta, expected cpu, where u is"):
+        selective_scan_fn(**x)
+
+
+def test_compiled_programs_check_boundaries_when_they_run():
+    """Once, however many scans there are."""
+    def two_scans(u, cu_seqlens):
+        packing = _tensors.as_packing(cu_seqlens, 1, u.shape[-1], "u", u.device)
+        for _ in range(2):
+            u = selective_scan_fn(u, x["delta"], x["A"], x["B"], x["C"], delta_softplus=True,
+                                  cu_seqlens=packing)
+        return u
+
+    x = arguments(1, d, L, n)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(two_scans, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(x["u"], cuts(0, 2, L)), two_scans(x["u"], cuts(0, 2, L)))
+    checks = [node for node in graphs[0].graph.nodes if "checked_boundaries" in str(node.target)]
+    assert len(graphs) == 1 and len(checks) == 1
+    with pytest.raises(ValueError, match="cu_seqlens falls from 4 to 3"):
+        torch.compile(two_scans, fullgraph=True, backend="aot_eager")(x["u"], cuts(0, 4, 3, L))
+
+
+def test_the_check_of_boundaries_keeps_the_rules_of_operators():
+    torch.library.opcheck(torch.ops.ssm_core.checked_boundaries, (cuts(0, 2, L), L))
 
 
 def test_states_of_packed_sequences():

@@ -105,15 +105,37 @@ def test_gradients_by_finite_differences(implementation, feature):
 # --- threads -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def every_task_a_thread(monkeypatch):
+    """Threads for work that is otherwise too little for them."""
+    if cpu.compiled is not None:
+        monkeypatch.setattr(cpu.compiled, "LEAST_WORK", 1)
+
+
+@pytest.mark.parametrize("implementation", ["numba"], indirect=True)
+def test_a_small_call_takes_one_thread(implementation, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpu.compiled, "run_in_threads", lambda tasks, threads: asked.append(threads))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        selective_scan_fn(**arguments(1, 256, 60, 16))
+        selective_scan_fn(**arguments(1, 256, 1000, 16))
+        selective_scan_fn(**arguments(1, 256, 0, 16))
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == [1, 4, 1]
+
+
 @both
 @pytest.mark.parametrize("options", [{"b": 1, "d": 300}, {"b": 3, "d": 130, "g": 2},
                                      {"b": 1, "d": 130, "packed": True, "constant": "B"}])
-def test_bits_do_not_depend_on_the_number_of_threads(implementation, options):
+def test_bits_do_not_depend_on_the_number_of_threads(implementation, options, every_task_a_thread):
     assert_bits_do_not_depend_on_threads(arguments(**options, L=150, n=5))
 
 
 @pytest.mark.parametrize("implementation", ["numba"], indirect=True)
-def test_nor_do_sums_over_a_long_sequence(implementation):
+def test_nor_do_sums_over_a_long_sequence(implementation, every_task_a_thread):
     assert_bits_do_not_depend_on_threads(arguments(1, 1, 70_000, 1))
 
 
@@ -130,7 +152,7 @@ def assert_bits_do_not_depend_on_threads(x):
 
 
 @both
-def test_calls_from_several_threads_at_once(implementation):
+def test_calls_from_several_threads_at_once(implementation, every_task_a_thread):
     cases = [arguments(1, 70, 130, 5, seed=seed) for seed in range(6)]
     want = [results(selective_scan_fn, x) for x in cases]
     with ThreadPoolExecutor(3) as pool:
