@@ -77,7 +77,8 @@ def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
     except ValueError as error:  # ragged nested lists
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
     except (TypeError, RuntimeError) as error:  # a tensor that requires a gradient or lies on a GPU
-        raise TypeError(f"{name} is a {type(value).__name__} that NumPy cannot read: {error}") from None
+        kind = type(value).__name__
+        raise TypeError(f"{name} is a {kind} that NumPy cannot read: {error}") from None
     if x.dtype.kind not in "biufc":
         kind = f"dtype {x.dtype}" + (f" ({type(value).__name__})" if x.dtype.kind == "O" else "")
         raise TypeError(f"{name} has {kind}, expected numbers (float64 or complex128)")
@@ -107,7 +108,8 @@ def as_signal(value: ArrayLike, name: str, channels: int, *, length: int | None 
     L = "L" if length is None else length
     wanted = [(L, channels)] + ([(L,)] if channels == 1 else [])
     if not any(_fits(x.shape, shape) for shape in wanted):
-        raise ValueError(f"{name} has shape {x.shape}, expected " + " or ".join(map(_spell, wanted)))
+        expected = " or ".join(map(_spell, wanted))
+        raise ValueError(f"{name} has shape {x.shape}, expected {expected}")
     return x.reshape(len(x), channels)
 
 

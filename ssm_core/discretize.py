@@ -77,14 +77,14 @@ def discretize(
         alpha (float): for ``gbt`` only, from 0 (Euler) over 1/2 (bilinear) to 1 (backward Euler).
 
     Returns:
-        ``(Ab, Bb, Cb, Db)`` with shapes (N, N), (N, M), (P, N), (P, M). ``dirac`` takes ``u_k`` for the weight of
-        an impulse and leaves B and D as they are (SciPy's ``impulse`` sets Bb = dt Ab B, which
-        is the same impulse one step later and scaled by dt).
+        ``(Ab, Bb, Cb, Db)`` with shapes (N, N), (N, M), (P, N), (P, M). ``dirac`` takes ``u_k`` for
+        the weight of an impulse and leaves B and D as they are (SciPy's ``impulse`` sets
+        Bb = dt Ab B, which is the same impulse one step later and scaled by dt).
 
     Raises:
-        ValueError: shapes that do not fit, masked entries, NaN or infinity, ``dt`` not above 0, an unknown
-            ``method``, ``alpha`` missing for ``gbt`` or given for another rule, or a step at
-            which an implicit rule has no solution (I - alpha dt A singular).
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, ``dt`` not above 0, an
+            unknown ``method``, ``alpha`` missing for ``gbt`` or given for another rule, or a step
+            at which an implicit rule has no solution (I - alpha dt A singular).
         TypeError: arguments that are not numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 

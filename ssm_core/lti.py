@@ -99,6 +99,11 @@ class _StateSpace:
         """x0 as an array (N,), zero if it is None."""
         return np.zeros(self.N) if x0 is None else as_array(x0, "x0", (self.N,))
 
+    def _signal(self, u: ArrayLike, length: int | None = None) -> tuple[Array, bool]:
+        """u as an array (L, M), and whether it came as (L,)."""
+        u = as_array(u, "u")
+        return as_signal(u, "u", self.M, length=length), u.ndim == 1
+
     def _output(self, x: Array, u: Array, flat: bool) -> Array:
         """C x + D u for states (L, N) and inputs (L, M): (L, P), or (L,) where that is wanted."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -178,7 +183,7 @@ class ContinuousSSM(_StateSpace):
             inputs, flat = _sampled(u, t, self.M)  # (L, M)
             x = self._integrate(u, t, x0)
         else:
-            inputs, flat = as_signal(u, "u", self.M, length=len(t)), np.ndim(u) == 1
+            inputs, flat = self._signal(u, length=len(t))
             x = self._follow_lines(inputs, t, x0)
         return self._output(finite_result(x, "the state"), inputs, flat)
 
@@ -250,8 +255,8 @@ class ContinuousSSM(_StateSpace):
             Its modulus is the gain, its angle the phase.
 
         Raises:
-            ValueError: wrong shape, masked entries, NaN or infinity, or iw is an eigenvalue of A: a resonance
-                without friction has no finite response.
+            ValueError: wrong shape, masked entries, NaN or infinity, or iw is an eigenvalue of A: a
+                resonance without friction has no finite response.
 
         Equations eq-fourier, eq-frequency-response.
 
@@ -441,8 +446,7 @@ class DiscreteSSM(_StateSpace):
             >>> print(y)
             [3.]
         """
-        flat = np.ndim(u) == 1
-        u = as_signal(u, "u", self.M)  # (L, M)
+        u, flat = self._signal(u)  # (L, M)
         x0 = self._initial_state(x0)
         x = _run(self.A[None], np.zeros(len(u), dtype=int), u @ self.B.T, x0)[1:]  # (L, N)
         return self._output(finite_result(x, "the state"), u, flat), x
@@ -504,8 +508,7 @@ class DiscreteSSM(_StateSpace):
             >>> print(ema.convolve([8.0, 8.0, 0.0]).round(12))
             [4. 6. 3.]
         """
-        flat = np.ndim(u) == 1
-        u = as_signal(u, "u", self.M)  # (L, M)
+        u, flat = self._signal(u)  # (L, M)
         if len(u) * np.log(max(np.abs(self.poles).max(), 1.0)) > np.log(1000):
             y = self.recurrence(u)[0]  # (L, P)
             return y[:, 0] if flat and self.P == 1 else y

@@ -17,16 +17,21 @@ cell       its Jacobians          state s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit as sigmoid
 
 from ssm_core._checks import (
+    RealArray,
     as_array,
     as_choice,
     as_generator,
     as_int,
     as_positive,
     as_signal,
+    default_errstate,
     finite_result,
 )
 
@@ -45,7 +50,7 @@ __all__ = [
 ]
 
 # name: (the function, its derivative in terms of its value h)
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, tuple[Callable[..., RealArray], Callable[..., RealArray]]] = {
     "tanh": (np.tanh, lambda h: 1 - h**2),
     "sigmoid": (sigmoid, lambda h: h * (1 - h)),
     "relu": (lambda a: np.maximum(a, 0), lambda h: (h > 0).astype(float)),
@@ -55,7 +60,9 @@ _FUNCTIONS = {
 ACTIVATIONS = tuple(_FUNCTIONS)
 
 
-def rnn(u, W, U, b, activation: str = "tanh", h0=None) -> np.ndarray:
+@default_errstate
+def rnn(u: ArrayLike, W: ArrayLike, U: ArrayLike, b: ArrayLike, activation: str = "tanh",
+        h0: ArrayLike | None = None) -> RealArray:
     r"""Run the recurrence h_k = f(W h_{k-1} + U u_k + b) over a signal.
 
     With ``activation="identity"`` it is the state update of a discrete state space model.
@@ -72,14 +79,15 @@ def rnn(u, W, U, b, activation: str = "tanh", h0=None) -> np.ndarray:
         h (L, N): the state after every sample.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, an unknown activation.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, an unknown activation.
+        TypeError: arguments that are not real numbers.
         OverflowError: the state leaves the range of float64 (``relu``, ``identity``).
 
     Equations eq-rnn and, for ``identity``, eq-rnn-linear. Source: Elman, "Finding structure in
     time" (1990).
 
     Example:
+        >>> from ssm_core.rnn import rnn
         >>> print(rnn([1.0, 0.0], W=[[0.5]], U=[[1.0]], b=[0.0]).round(4))
         [[0.7616]
          [0.3634]]
@@ -99,7 +107,8 @@ def rnn(u, W, U, b, activation: str = "tanh", h0=None) -> np.ndarray:
     return finite_result(h, "the state")
 
 
-def rnn_jacobians(W, h, activation: str = "tanh") -> np.ndarray:
+@default_errstate
+def rnn_jacobians(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> RealArray:
     r"""The Jacobians of one step, J_k = diag(f'(a_k)) W, along a run of :func:`rnn`.
 
     The derivative f' is taken from the state: for tanh it is 1 - h². Hence the input and the bias
@@ -114,13 +123,14 @@ def rnn_jacobians(W, h, activation: str = "tanh") -> np.ndarray:
         J (L, N, N) with J[k] = dh[k] / dh[k - 1], and J[0] = dh[0] / dh0.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, an unknown activation.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, an unknown activation.
+        TypeError: arguments that are not real numbers.
 
     Equation eq-jacobian-product. Source: Pascanu, Mikolov and Bengio, "On the difficulty of
     training recurrent neural networks" (2013), equation (5).
 
     Example:
+        >>> from ssm_core.rnn import rnn_jacobians
         >>> print(rnn_jacobians([[0.5]], [[0.0], [0.6]]).ravel())
         [0.5  0.32]
     """
@@ -130,7 +140,8 @@ def rnn_jacobians(W, h, activation: str = "tanh") -> np.ndarray:
     return slope(h)[:, :, None] * W  # (L, N, N)
 
 
-def gradient_norms(jacobians) -> np.ndarray:
+@default_errstate
+def gradient_norms(jacobians: ArrayLike) -> RealArray:
     r"""How much of a gradient is left k steps back: the norm of the product of k Jacobians.
 
     .. math::
@@ -148,14 +159,15 @@ def gradient_norms(jacobians) -> np.ndarray:
         g (L + 1,): one norm for each k = 0, …, L. It reaches 0 below 1e-308.
 
     Raises:
-        ValueError: wrong shape, NaN or infinity.
-        TypeError: an argument that is no array of real numbers.
+        ValueError: wrong shape, masked entries, NaN or infinity.
+        TypeError: an argument that is not an array of real numbers.
         OverflowError: the product leaves the range of float64.
 
     Equation eq-jacobian-product. Source: Bengio, Simard and Frasconi, "Learning long-term
     dependencies with gradient descent is difficult" (1994); Pascanu, Mikolov and Bengio (2013).
 
     Example:
+        >>> from ssm_core.rnn import gradient_norms
         >>> print(gradient_norms([[[0.5]], [[0.5]], [[0.1]]]).round(12))
         [1.    0.1   0.05  0.025]
     """
@@ -169,7 +181,8 @@ def gradient_norms(jacobians) -> np.ndarray:
     return g
 
 
-def jacobian_norms(W, h, activation: str = "tanh") -> np.ndarray:
+@default_errstate
+def jacobian_norms(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> RealArray:
     r"""The gradient norms of a run of :func:`rnn`: of dh[L-1] / dh[L-1-k] for k = 0, …, L.
 
     Args:
@@ -181,14 +194,15 @@ def jacobian_norms(W, h, activation: str = "tanh") -> np.ndarray:
         g (L + 1,), as in :func:`gradient_norms`.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, an unknown activation.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity, an unknown activation.
+        TypeError: arguments that are not real numbers.
 
     Equation eq-jacobian-product. Source: Pascanu, Mikolov and Bengio (2013).
 
     Example:
         A linear recurrence forgets at the rate of W alone, tanh only forgets faster:
 
+        >>> from ssm_core.rnn import jacobian_norms, rnn
         >>> h = rnn([1.0, 1.0, 1.0], W=[[0.5]], U=[[1.0]], b=[0.0])
         >>> print(jacobian_norms([[0.5]], h, "identity"))
         [1.    0.5   0.25  0.125]
@@ -198,7 +212,8 @@ def jacobian_norms(W, h, activation: str = "tanh") -> np.ndarray:
     return gradient_norms(rnn_jacobians(W, h, activation))
 
 
-def orthogonal(N: int, rng) -> np.ndarray:
+@default_errstate
+def orthogonal(N: int, rng: np.random.Generator | int) -> RealArray:
     """A random orthogonal matrix, every rotation and reflection equally likely (Haar measure).
 
     Args:
@@ -210,11 +225,13 @@ def orthogonal(N: int, rng) -> np.ndarray:
 
     Raises:
         ValueError: N below 1.
-        TypeError: N no integer, ``rng`` neither a generator nor a seed.
+        TypeError: N not an integer, ``rng`` neither a generator nor a seed.
 
     Source: Mezzadri, "How to generate random matrices from the classical compact groups" (2007).
 
     Example:
+        >>> import numpy as np
+        >>> from ssm_core.rnn import orthogonal
         >>> W = orthogonal(3, rng=0)
         >>> print(np.allclose(W.T @ W, np.eye(3)))
         True
@@ -224,7 +241,8 @@ def orthogonal(N: int, rng) -> np.ndarray:
     return Q * np.sign(np.diag(R))  # QR alone prefers some signs
 
 
-def with_spectral_radius(W, radius: float) -> np.ndarray:
+@default_errstate
+def with_spectral_radius(W: ArrayLike, radius: float) -> RealArray:
     """The matrix W scaled so that its largest eigenvalue has the modulus ``radius``.
 
     Args:
@@ -235,14 +253,16 @@ def with_spectral_radius(W, radius: float) -> np.ndarray:
         A multiple of W (N, N).
 
     Raises:
-        ValueError: wrong shape, NaN or infinity, ``radius`` not above 0, all eigenvalues 0.
-        TypeError: arguments that are no real numbers.
+        ValueError: wrong shape, masked entries, NaN or infinity, ``radius`` not above 0, all
+            eigenvalues 0.
+        TypeError: arguments that are not real numbers.
 
     Source: Pascanu, Mikolov and Bengio (2013), section 2.1: in a linear recurrence gradients
     vanish in the end where the radius is below 1, and only above 1 can they explode. What bounds
     a tanh RNN is the largest singular value.
 
     Example:
+        >>> from ssm_core.rnn import with_spectral_radius
         >>> print(with_spectral_radius([[2.0, 0.0], [0.0, -4.0]], 1.0))
         [[ 0.5  0. ]
          [ 0.  -1. ]]
@@ -255,7 +275,9 @@ def with_spectral_radius(W, radius: float) -> np.ndarray:
     return W * (radius / largest)
 
 
-def gru(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndarray:
+@default_errstate
+def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
+        bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
     r"""Run a gated recurrent unit over a signal.
 
     Args:
@@ -270,8 +292,8 @@ def gru(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndarray:
         h (L, N): the state after every sample, that of a one layer ``torch.nn.GRU``.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity.
+        TypeError: arguments that are not real numbers.
 
     Equation eq-gru. Source: Cho et al., "Learning phrase representations using RNN
     encoder-decoder" (2014), in the variant of torch: the reset gate acts after the product.
@@ -279,6 +301,7 @@ def gru(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndarray:
     Example:
         With all weights zero the update gate is 1/2 and the state halves at each step:
 
+        >>> from ssm_core.rnn import gru
         >>> zero = [[0.0]] * 3
         >>> print(gru([1.0, 1.0], zero, zero, [0.0] * 3, [0.0] * 3, h0=[1.0]).ravel())
         [0.5  0.25]
@@ -287,7 +310,9 @@ def gru(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndarray:
     return np.stack([h := _gru_step(u_k, h, *weights)[0] for u_k in u])
 
 
-def gru_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndarray:
+@default_errstate
+def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
+                  bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
     r"""The Jacobians of one step, J_k = dh_k / dh_{k-1}, along a run of :func:`gru`.
 
     Args:
@@ -297,12 +322,13 @@ def gru_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndar
         J (L, N, N) with J[k] = dh[k] / dh[k - 1], and J[0] = dh[0] / dh0.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity.
+        TypeError: arguments that are not real numbers.
 
     Equations eq-gru, eq-jacobian-product. Source: the derivative of Cho et al. (2014).
 
     Example:
+        >>> from ssm_core.rnn import gradient_norms, gru_jacobians
         >>> zero = [[0.0]] * 3
         >>> J = gru_jacobians([1.0, 1.0], zero, zero, [0.0] * 3, [0.0] * 3)
         >>> print(gradient_norms(J))
@@ -321,7 +347,10 @@ def gru_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None) -> np.ndar
     return J
 
 
-def lstm(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None):
+@default_errstate
+def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
+         bias_hh: ArrayLike, h0: ArrayLike | None = None,
+         c0: ArrayLike | None = None) -> tuple[RealArray, RealArray]:
     r"""Run a long short-term memory over a signal.
 
     Args:
@@ -338,8 +367,8 @@ def lstm(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None):
         ``torch.nn.LSTM``.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity.
+        TypeError: arguments that are not real numbers.
 
     Equation eq-lstm. Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997), with
     the forget gate of Gers, Schmidhuber and Cummins (2000).
@@ -347,6 +376,7 @@ def lstm(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None):
     Example:
         With all weights zero the forget gate is 1/2 and the cell halves at each step:
 
+        >>> from ssm_core.rnn import lstm
         >>> zero = [[0.0]] * 4
         >>> h, c = lstm([1.0, 1.0], zero, zero, [0.0] * 4, [0.0] * 4, c0=[1.0])
         >>> print(c.ravel())
@@ -361,7 +391,10 @@ def lstm(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None):
     return hs, cs
 
 
-def lstm_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None) -> np.ndarray:
+@default_errstate
+def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
+                   bias_hh: ArrayLike, h0: ArrayLike | None = None,
+                   c0: ArrayLike | None = None) -> RealArray:
     r"""The Jacobians of one step of the state (h, c), along a run of :func:`lstm`.
 
     Args:
@@ -372,8 +405,8 @@ def lstm_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None) 
         cell to cell, hold the forget gate.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
-        TypeError: arguments that are no real numbers.
+        ValueError: shapes that do not fit, masked entries, NaN or infinity.
+        TypeError: arguments that are not real numbers.
 
     Equations eq-lstm, eq-jacobian-product. Source: the derivative of Hochreiter and Schmidhuber
     (1997).
@@ -381,6 +414,7 @@ def lstm_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None) 
     Example:
         A bias of 3 on the forget gate keeps 95 % of the cell at each step:
 
+        >>> from ssm_core.rnn import lstm_jacobians
         >>> zero, bias = [[0.0]] * 4, [0.0, 3.0, 0.0, 0.0]
         >>> J = lstm_jacobians([0.0, 0.0], zero, zero, bias, [0.0] * 4)
         >>> print(J[:, 1, 1].round(4))
@@ -404,7 +438,8 @@ def lstm_jacobians(u, weight_ih, weight_hh, bias_ih, bias_hh, h0=None, c0=None) 
     return J
 
 
-def _gru_step(u, h, weight_ih, weight_hh, bias_ih, bias_hh):
+def _gru_step(u: RealArray, h: RealArray, weight_ih: RealArray, weight_hh: RealArray,
+              bias_ih: RealArray, bias_hh: RealArray) -> tuple[RealArray, ...]:
     """One step of a GRU: the new state, its gates r, z, n, and what the reset gate acts on."""
     a_r, a_z, a_n = np.split(weight_ih @ u + bias_ih, 3)  # (N,) each
     p_r, p_z, p_n = np.split(weight_hh @ h + bias_hh, 3)
@@ -413,7 +448,9 @@ def _gru_step(u, h, weight_ih, weight_hh, bias_ih, bias_hh):
     return (1 - z) * n + z * h, r, z, n, p_n
 
 
-def _lstm_step(u, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
+def _lstm_step(u: RealArray, h: RealArray, c: RealArray, weight_ih: RealArray,
+               weight_hh: RealArray, bias_ih: RealArray, bias_hh: RealArray
+               ) -> tuple[RealArray, ...]:
     """One step of an LSTM: the new h and c, and its gates i, f, g, o."""
     i, f, g, o = np.split(weight_ih @ u + bias_ih + weight_hh @ h + bias_hh, 4)  # (N,) each
     i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
@@ -421,11 +458,14 @@ def _lstm_step(u, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
     return o * np.tanh(c), c, i, f, g, o
 
 
-def _gated_arguments(u, weight_ih, weight_hh, bias_ih, bias_hh, gates: int, h0):
+def _gated_arguments(
+    u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
+    bias_hh: ArrayLike, gates: int, h0: ArrayLike | None,
+) -> tuple[RealArray, tuple[RealArray, RealArray, RealArray, RealArray], RealArray]:
     """Check the arguments of a gated cell: u (L, M), its four parameters, h0 (N,)."""
     weight_hh = as_array(weight_hh, "weight_hh", (f"{gates} N", "N"), real=True)
     N = weight_hh.shape[1]
-    weight_hh = as_array(weight_hh, "weight_hh", (gates * N, N))  # (gates N, N)
+    weight_hh = as_array(weight_hh, "weight_hh", (gates * N, N), real=True)  # (gates N, N)
     weight_ih = as_array(weight_ih, "weight_ih", (gates * N, "M"), real=True)  # (gates N, M)
     bias_ih = as_array(bias_ih, "bias_ih", (gates * N,), real=True)  # (gates N,)
     bias_hh = as_array(bias_hh, "bias_hh", (gates * N,), real=True)
@@ -433,11 +473,11 @@ def _gated_arguments(u, weight_ih, weight_hh, bias_ih, bias_hh, gates: int, h0):
     return u, (weight_ih, weight_hh, bias_ih, bias_hh), _initial(h0, "h0", N)
 
 
-def _initial(state, name: str, N: int) -> np.ndarray:
+def _initial(state: ArrayLike | None, name: str, N: int) -> RealArray:
     """An initial state (N,), zero if it is None."""
     return np.zeros(N) if state is None else as_array(state, name, (N,), real=True)
 
 
-def _rows(scale, matrix) -> np.ndarray:
+def _rows(scale: RealArray, matrix: RealArray) -> RealArray:
     """diag(scale) @ matrix."""
     return scale[:, None] * matrix
