@@ -11,7 +11,7 @@ from scipy.linalg import expm
 from scipy.signal import cont2discrete
 
 import ssm_core.discretize
-from ssm_core.discretize import METHODS, discretize, exponential_integrals
+from ssm_core.discretize import METHODS, discretize, exponential, exponential_integrals
 
 STEPS = [1e-8, 1e-5, 1e-3, 0.1, 1.0, 10.0]
 SCIPY_NAME = {"euler": "euler", "backward_euler": "backward_diff", "bilinear": "bilinear",
@@ -119,6 +119,41 @@ def test_integrals_are_those_of_the_definition():
     assert_close(Gamma, quad_vec(lambda s: expm(A * (dt - s)) @ B, 0, dt, epsrel=1e-13)[0])
     ramp = quad_vec(lambda s: expm(A * (dt - s)) @ B * (s / dt), 0, dt, epsrel=1e-13)[0]
     assert_close(Gamma1, ramp)
+
+
+@pytest.mark.parametrize("fast", [1e3, 1e6, 1e9, 1e12, 1e15])
+def test_a_fast_mode_costs_a_slow_one_no_digits(fast):
+    """Closed forms; squaring back from a step of 1 / fast would round the slow mode log2(fast) times."""
+    slow = np.array([np.exp(-1.0), 1 - np.exp(-1.0), np.exp(-1.0)])  # of x' = -x + u over 1 second
+    chain = np.array([[-1.0, 0.0], [fast, -fast]])  # the second state follows the first
+    for A, order in ((chain, [0, 1]), (chain[::-1, ::-1], [1, 0]), (np.diag([-1.0, -fast]), [0])):
+        integrals = exponential_integrals(A, np.eye(2)[:, [order[0]]], 1.0)
+        assert_allclose([x[order[0], 0 if x.shape[1] == 1 else order[0]] for x in integrals], slow,
+                        rtol=1e-14)
+        if len(order) == 2:  # it lags by 1 / fast
+            assert_allclose(integrals[0][order[1], order[0]], np.exp(-1.0) / (1 - 1 / fast), rtol=1e-14)
+    turning = np.zeros((3, 3))
+    turning[0, 0], turning[1:, 1:] = -fast, [[-0.1, 2.0], [-2.0, -0.1]]
+    Phi = exponential(turning)
+    turn = np.exp(-0.1) * np.array([[np.cos(2), np.sin(2)], [-np.sin(2), np.cos(2)]])
+    tolerance = 1e-13 if fast <= 1e3 else 1e-14
+    assert_allclose(Phi[1:, 1:], turn, rtol=0, atol=tolerance)
+    assert_allclose(exponential_integrals(turning, np.ones((3, 1)), 1.0)[0], Phi, rtol=0, atol=tolerance)
+
+
+def test_a_step_without_a_solution_is_refused_also_where_rounding_hides_it():
+    T = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    A = T @ np.diag([20.0, -1.0, -2.0, -3.0]) @ T.T
+    with pytest.raises(ValueError, match="20 is an eigenvalue of A"):
+        discretize(A, np.ones(4), np.ones(4), None, 0.1, "bilinear")
+    discretize(A, np.ones(4), np.ones(4), None, 0.1001, "bilinear")
+
+
+@pytest.mark.parametrize("name, value", [("A", 1e200), ("B", 1e200)])
+def test_entries_times_dt_that_overflow_are_an_error(name, value):
+    arguments = {"A": [[1.0]], "B": [[1.0]], "C": [[1.0]], "D": None, "dt": 1e200, name: [[value]]}
+    with pytest.raises(OverflowError, match="leaves the range of float64"):
+        discretize(**arguments)
 
 
 def test_a_large_b_costs_no_digits():

@@ -1,7 +1,9 @@
 """Both kinds of system against closed forms, SciPy and each other."""
 
+import copy
 import dataclasses
 import doctest
+import pickle
 
 import numpy as np
 import pytest
@@ -79,6 +81,9 @@ def test_resonance_without_friction_has_no_response():
     integrator = ContinuousSSM([[0.0]], [[1.0]], [[1.0]], [[0.0]])
     with pytest.raises(ValueError, match="w holds a frequency"):
         integrator.frequency_response([1.0, 0.0])
+    swing = ContinuousSSM([[0.0, 1.0], [-40.0, 0.0]], [0.0, 1.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="w holds a frequency"):  # up to rounding
+        swing.frequency_response(np.sqrt(40.0))
 
 
 def test_poles():
@@ -373,6 +378,14 @@ def test_order_of_convergence_on_a_held_input(method, order):
     assert_allclose(np.log2(errors[:-1] / errors[1:]), order, rtol=0, atol=0.1)
 
 
+def test_a_system_that_grows_keeps_its_first_samples():
+    """FFT would bury them under the rounding of the last, 2^200."""
+    system = DiscreteSSM(2.0, 1.0, 1.0, dt=1.0)
+    impulse = np.eye(1, 200)[0]
+    assert_array_equal(system.convolve(impulse), 2.0 ** np.arange(200))
+    assert system.convolve(impulse[:, None]).shape == (200, 1)
+
+
 def test_steady_state_gain_survives_every_hold():
     """A constant input ends where the continuous system ends, whatever the rule and the step."""
     want = SPRING.frequency_response(0.0).real.item()
@@ -406,6 +419,31 @@ def test_systems_are_immutable():
         system.A = A
     with pytest.raises(dataclasses.FrozenInstanceError):
         system.discretize(0.1).dt = 1.0
+
+
+@pytest.mark.parametrize("copied", [
+    copy.copy, copy.deepcopy, lambda system: pickle.loads(pickle.dumps(system)),
+    lambda system: dataclasses.replace(system),
+])
+@pytest.mark.parametrize("system", [SPRING, SPRING.discretize(0.1)])
+def test_copies_stay_frozen_and_are_equal(copied, system):
+    other = copied(system)
+    assert other == system and hash(other) == hash(system) and len({other, system}) == 1
+    assert not np.shares_memory(other.A, system.A)
+    with pytest.raises(ValueError, match="read-only"):
+        other.A[0, 0] = 2
+
+
+def test_equality_is_that_of_the_matrices():
+    assert SPRING != LEAKY and LEAKY != LEAKY.discretize(1.0)
+    assert DiscreteSSM(1, 1, 1, dt=1) != DiscreteSSM(1, 1, 1, dt=2)
+    same = ContinuousSSM(-1 + 0j, 1.0, 1.0, -0.0)
+    assert same == LEAKY and hash(same) == hash(LEAKY)
+
+
+def test_dt_is_required():
+    with pytest.raises(TypeError, match="dt is None, expected a real number"):
+        DiscreteSSM(1.0, 1.0, 1.0, 0.1)  # 0.1 is D
 
 
 def test_arguments_are_left_alone():

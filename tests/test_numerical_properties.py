@@ -238,7 +238,7 @@ def test_channels_and_coordinates_can_be_changed(data, run):
 def test_discrete_system_is_scipys_with_the_output_read_later(run):
     system, u, x0 = run
     A, B, C, D = system.A, system.B, system.C, system.D
-    y, x = system.recurrence(u, x0)
+    y, _ = system.recurrence(u, x0)
     if np.iscomplexobj(A):  # dlsim drops imaginary parts: two real systems side by side
         real = np.block([[A.real, -A.imag], [A.imag, A.real]])
         A, B, C = real, np.vstack([B, 0 * B]), np.hstack([C, 0 * C])

@@ -1,5 +1,6 @@
 """The package as a whole: what importing it loads, and the checks all modules share."""
 
+import fractions
 import json
 import pathlib
 import subprocess
@@ -78,6 +79,31 @@ def test_complex_numbers_become_complex128():
     assert _checks.as_array(np.complex64(1j), "x").dtype == np.complex128
     with pytest.raises(TypeError, match="x is complex"):
         _checks.as_array(1j, "x", real=True)
+
+
+def test_what_numpy_cannot_read_is_named():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("call detach() first")
+
+    with pytest.raises(TypeError, match="x is a Tensor that NumPy cannot read: call detach"):
+        _checks.as_array(Tensor(), "x")
+    with pytest.raises(TypeError, match="dt is "):
+        _checks.as_real(Tensor(), "dt")
+    with pytest.raises(TypeError, match=r"x has dtype object \(Fraction\), expected numbers"):
+        _checks.as_array(fractions.Fraction(1, 3), "x")
+    with pytest.raises(ValueError, match="x holds inf, expected finite"):
+        _checks.as_array(np.longdouble("1e4000"), "x")
+
+
+def test_a_mask_is_not_dropped():
+    masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    for value in (masked, [masked, masked], np.ma.masked):
+        with pytest.raises(ValueError, match=r"x has [12] masked entries, expected none"):
+            _checks.as_array(value, "x")
+    with pytest.raises(TypeError, match="dt is masked"):
+        _checks.as_real(np.ma.masked, "dt")
+    assert type(_checks.as_array(np.ma.masked_array([1.0]), "x")) is np.ndarray
 
 
 def test_equal_names_mean_equal_lengths():

@@ -119,10 +119,11 @@ def check_recall(recall):
 
 
 def check_backward_step(backward_step):
-    """Check ``backward_step(x, u, k)``: one backward Euler step of LegS in O(N) operations.
+    """Check ``backward_step(u, x, k)``: one backward Euler step of LegS in O(N) operations.
 
     Args:
-        backward_step (callable): takes x (N,), the new sample and its number k >= 2; returns (N,).
+        backward_step (callable): takes the new sample, x (N,) and the sample's number k >= 2;
+            returns (N,).
     """
     rng = np.random.default_rng(7)
     for N, k in ((1, 2), (3, 2), (8, 5), (40, 1000)):
@@ -139,7 +140,7 @@ def check_backward_step(backward_step):
             (want / np.sqrt(2 * np.arange(N) + 1), "Those are the scaled v_n: multiply them by "
                                                    "sqrt(2n + 1)."),
         )
-        got = np.asarray(returned(backward_step(x.copy(), u, k), "backward_step"), dtype=float)
+        got = np.asarray(returned(backward_step(u, x.copy(), k), "backward_step"), dtype=float)
         expect_close(f"backward_step for N = {N}, k = {k}", got, want,
                      reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."))
     passed("a triangular solve that is one running sum")

@@ -147,9 +147,27 @@ def test_reconstruct_takes_one_state_many_and_a_number():
     np.testing.assert_allclose(reconstruct(x[1], "legs", 1.0), many[1, -1], rtol=1e-14)
 
 
+def test_rounding_at_the_ends_of_the_past_is_forgiven():
+    x = [1.0, 2.0, 3.0]
+    ends = reconstruct(x, "legs", [0.0, 1.0])
+    np.testing.assert_array_equal(reconstruct(x, "legs", [-1e-16, 1 + 2.3e-16]), ends)
+
+
+def test_coefficients_of_an_unstable_rule_are_an_error():
+    u = np.random.default_rng(6).standard_normal(2000)
+    with pytest.raises(OverflowError, match="the array of coefficients leaves the range"):
+        project(u, "legs", 600, 1.0, "euler")
+    with pytest.raises(OverflowError, match="the state leaves the range"):
+        project(u, "legt", 64, 10.0, "euler")
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
+        (lambda: project([1.0], "legt", 4, 1.0, "gbt"), ValueError, "method is 'gbt'"),
+        (lambda: reconstruct([1.0], "glagt", 1.0, alpha=-0.5), ValueError, "t holds 1"),
+        (lambda: reconstruct([1.0], "legs", 1 + 1e-9), ValueError, "t spans"),
+        (lambda: reconstruct([1.0], "legs", [[0.5]]), ValueError, "t has shape"),
         (lambda: project([[1.0]], "legs", 4, 1.0), ValueError, "u has shape"),
         (lambda: project([1.0, np.nan], "legs", 4, 1.0), ValueError, "u holds nan"),
         (lambda: project([1.0], "legs", 4, 0.0), ValueError, "dt"),

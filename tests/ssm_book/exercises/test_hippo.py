@@ -24,12 +24,12 @@ def legendre(N, v):
     return np.sqrt(2 * np.arange(N) + 1) * np.array(rows[:N]).T
 
 
-def backward_step_by_a_solve(x, u, k):
+def backward_step_by_a_solve(u, x, k):
     A, B = transition("legs", len(x))
     return solve_triangular((k - 1) * np.eye(len(x)) - A, (k - 1) * x + B[:, 0] * u, lower=True)
 
 
-def backward_step_by_a_sum(x, u, k):
+def backward_step_by_a_sum(u, x, k):
     v = np.empty(len(x))
     odd = 2 * np.arange(len(x)) + 1
     for n in range(len(x)):
@@ -100,24 +100,24 @@ def doubled(weight, N):
     return 2 * A, 2 * B
 
 
-def euler_step(x, u, k):
+def euler_step(u, x, k):
     A, B = transition("legs", len(x))
     return x + (A @ x + B[:, 0] * u) / k
 
 
-def bilinear_step(x, u, k):
+def bilinear_step(u, x, k):
     A, B = transition("legs", len(x))
     right = (k - 0.5) * x + A @ x / 2 + B[:, 0] * u
     return np.linalg.solve((k - 0.5) * np.eye(len(x)) - A / 2, right)
 
 
-def late_clock(x, u, k):
+def late_clock(u, x, k):
     A, B = transition("legs", len(x))
     return np.linalg.solve(k * np.eye(len(x)) - A, k * x + B[:, 0] * u)
 
 
-def scaled_step(x, u, k):
-    return backward_step_by_a_sum(x, u, k) / np.sqrt(2 * np.arange(len(x)) + 1)
+def scaled_step(u, x, k):
+    return backward_step_by_a_sum(u, x, k) / np.sqrt(2 * np.arange(len(x)) + 1)
 
 
 def stretched(x, ages):
