@@ -231,7 +231,7 @@ def read_only(x: Array) -> Array:
 def default_errstate(function: _Function) -> _Function:
     """Run a function in NumPy's default error state, whatever its caller has set.
 
-    An underflow to zero on the way to a right result is no error, also for a caller who runs
+    An underflow to zero on the way to a right result is not an error, also for a caller who runs
     under ``np.errstate(all="raise")``.
     """
     @functools.wraps(function)

@@ -95,7 +95,7 @@ def kernel_from_ssm(A: ArrayLike, B: ArrayLike, C: ArrayLike, L: int) -> Array:
         L (int): length of the kernel, at least 1.
 
     Returns:
-        K (L, P, M), whatever P and M are. There is no D in it.
+        K (L, P, M), also for P = M = 1. There is no D in it.
 
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity, L below 1.

@@ -2,7 +2,7 @@ r"""Discretization: from x' = Ax + Bu to a sequence update, one function for eve
 
 A rule turns the continuous system ``(A, B, C, D)`` of eq-ssm into the matrices
 ``(Ab, Bb, Cb, Db)`` of eq-discrete-ssm for samples ``dt`` apart. Time, B and ``dt`` share one
-unit. No rule divides by A, so A may be singular and ``dt`` as small as you like.
+unit. No rule divides by A, so A may be singular and ``dt`` arbitrarily small.
 
 ==================  =====================  ====================================================
 rule                equation               what it takes the input to be

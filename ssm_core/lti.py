@@ -37,17 +37,17 @@ from ssm_core.discretize import discretize, exponential, exponential_integrals
 __all__ = ["ContinuousSSM", "DiscreteSSM"]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class _StateSpace:
     """Four matrices that fit each other: what both kinds of system share."""
 
     A: Array  # (N, N)
     B: Array  # (N, M)
     C: Array  # (P, N)
-    D: Array = None  # type: ignore[assignment]  # (P, M); None stands for zeros
+    D: Array  # (P, M)
 
-    def __post_init__(self) -> None:
-        for name, matrix in zip("ABCD", as_state_space(self.A, self.B, self.C, self.D)):
+    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None = None) -> None:
+        for name, matrix in zip("ABCD", as_state_space(A, B, C, D)):
             object.__setattr__(self, name, read_only(matrix))
 
     def _fields(self) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ class _StateSpace:
         return y[:, 0] if flat and self.P == 1 else y
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ContinuousSSM(_StateSpace):
     r"""The system x' = Ax + Bu, y = Cx + Du in continuous time.
 
@@ -221,7 +221,7 @@ class ContinuousSSM(_StateSpace):
             t (float64): one time or times (K,), in the unit of time of A. Before 0 there is none.
 
         Returns:
-            h (P, M) for one time, (K, P, M) for several, whatever P and M are.
+            h (P, M) for one time, (K, P, M) for several, also for P = M = 1.
 
         Raises:
             ValueError: wrong shape, masked entries, NaN or infinity.
@@ -251,7 +251,7 @@ class ContinuousSSM(_StateSpace):
             w (float64): one angular frequency or several (K,), in radians per unit of time of A.
 
         Returns:
-            G complex128 (P, M) for one frequency, (K, P, M) for several, whatever P and M are.
+            G complex128 (P, M) for one frequency, (K, P, M) for several, also for P = M = 1.
             Its modulus is the gain, its angle the phase.
 
         Raises:
@@ -335,7 +335,7 @@ class ContinuousSSM(_StateSpace):
         return DiscreteSSM(Ab, Bb, np.hstack([self.C, np.zeros((P, M))]), self.D, dt)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class DiscreteSSM(_StateSpace):
     r"""The recurrence on samples, in the time convention of S4 and Mamba.
 
@@ -375,11 +375,12 @@ class DiscreteSSM(_StateSpace):
         [4. 6. 3.] [4. 6. 3.]
     """
 
-    dt: float = None  # type: ignore[assignment]  # required; a field after D needs a default
+    dt: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "dt", as_positive(self.dt, "dt"))
+    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None = None,
+                 dt: float | None = None) -> None:
+        super().__init__(A, B, C, D)
+        object.__setattr__(self, "dt", as_positive(dt, "dt"))  # refuses None: D may be left out
 
     def _fields(self) -> tuple[Any, ...]:
         return *super()._fields(), self.dt
@@ -461,7 +462,7 @@ class DiscreteSSM(_StateSpace):
             L (int): number of samples, at least 1.
 
         Returns:
-            K (L, P, M), whatever P and M are. D is in its first sample, so the convolution with K
+            K (L, P, M), also for P = M = 1. D is in its first sample, so the convolution with K
             is the whole output; :func:`ssm_core.convolution.kernel_from_ssm` gives it without D.
 
         Raises:
