@@ -30,9 +30,9 @@ __all__ = [
     "as_signal",
     "as_square",
     "as_state_space",
-    "default_errstate",
     "finite_result",
     "read_only",
+    "without_warnings",
 ]
 
 Array = NDArray[Any]  # float64, or complex128 where an argument is complex
@@ -124,7 +124,8 @@ def as_state_space(A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None
     A, B = as_dynamics(A, B)
     C = _as_matrix(C, "C", "P", len(A))  # (P, N)
     shape = len(C), B.shape[1]
-    if D is None or (np.ndim(D) == 0 and as_array(D, "D") == 0):
+    D = as_array(0 if D is None else D, "D")
+    if D.ndim == 0 and D == 0:
         return A, B, C, np.zeros(shape)
     return A, B, C, _as_matrix(D, "D", *shape)
 
@@ -228,15 +229,15 @@ def read_only(x: Array) -> Array:
     return x
 
 
-def default_errstate(function: _Function) -> _Function:
-    """Run a function in NumPy's default error state, whatever its caller has set.
+def without_warnings(function: _Function) -> _Function:
+    """Run a function that checks its own result in silence, whatever its caller has set.
 
-    An underflow to zero on the way to a right result is not an error, also for a caller who runs
-    under ``np.errstate(all="raise")``.
+    Under ``np.errstate(all="raise")`` an underflow to zero must not stop a right result, and an
+    overflow is reported by :func:`finite_result`, which says where it happened.
     """
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        with np.errstate(all="ignore"):
             return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]

@@ -18,14 +18,14 @@ from ssm_core._checks import (
     as_array,
     as_int,
     as_state_space,
-    default_errstate,
     finite_result,
+    without_warnings,
 )
 
 __all__ = ["causal_convolution", "kernel_from_ssm"]
 
 
-@default_errstate
+@without_warnings
 def causal_convolution(u: ArrayLike, K: ArrayLike) -> Array:
     r"""Convolve signals with kernels so that no output sees a later input.
 
@@ -49,6 +49,7 @@ def causal_convolution(u: ArrayLike, K: ArrayLike) -> Array:
         ValueError: an argument without samples, leading axes that do not broadcast, masked
             entries, NaN or infinity.
         TypeError: arguments that are not numbers.
+        OverflowError: the spectra leave the range of float64.
 
     Equations eq-causal-convolution, eq-rnn-convolution. Source: Oppenheim and Schafer,
     *Discrete-Time Signal Processing* (3rd ed.), section 8.7; Gu, Goel and Ré, "Efficiently Modeling
@@ -73,11 +74,13 @@ def causal_convolution(u: ArrayLike, K: ArrayLike) -> Array:
     K = K[..., :L]
     padded = fft.next_fast_len(L + K.shape[-1] - 1, real=True)
     if np.iscomplexobj(u) or np.iscomplexobj(K):
-        return fft.ifft(fft.fft(u, padded) * fft.fft(K, padded))[..., :L]
-    return fft.irfft(fft.rfft(u, padded) * fft.rfft(K, padded), padded)[..., :L]
+        y = fft.ifft(fft.fft(u, padded) * fft.fft(K, padded))[..., :L]
+    else:
+        y = fft.irfft(fft.rfft(u, padded) * fft.rfft(K, padded), padded)[..., :L]
+    return finite_result(y, "the convolution", "its spectra are too large")
 
 
-@default_errstate
+@without_warnings
 def kernel_from_ssm(A: ArrayLike, B: ArrayLike, C: ArrayLike, L: int) -> Array:
     r"""The convolution kernel of the recurrence x_k = A x_{k-1} + B u_k, y_k = C x_k.
 
@@ -114,10 +117,9 @@ def kernel_from_ssm(A: ArrayLike, B: ArrayLike, C: ArrayLike, L: int) -> Array:
     A, B, C, _ = as_state_space(A, B, C, None)  # (N, N), (N, M), (P, N)
     L = as_int(L, "L")
     m = math.isqrt(L - 1) + 1  # smallest m with m * m >= L
-    with np.errstate(over="ignore", invalid="ignore"):
-        small = _powers(A, B, m)  # (m, N, M): A^i B
-        giant = _powers(np.linalg.matrix_power(A, m).T, C.T, -(-L // m))  # (g, N, P): (C A^gm)^T
-        K = np.einsum("gnp,inm->gipm", giant, small, optimize=True)  # (g, m, P, M)
+    small = _powers(A, B, m)  # (m, N, M): A^i B
+    giant = _powers(np.linalg.matrix_power(A, m).T, C.T, -(-L // m))  # (g, N, P): (C A^gm)^T
+    K = np.einsum("gnp,inm->gipm", giant, small, optimize=True)  # (g, m, P, M)
     K = K.reshape(-1, len(C), B.shape[1])[:L]  # (L, P, M)
     return finite_result(K, "the kernel C A^j B")
 

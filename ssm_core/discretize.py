@@ -19,6 +19,8 @@ rule                equation               what it takes the input to be
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, schur
@@ -31,8 +33,8 @@ from ssm_core._checks import (
     as_real,
     as_square,
     as_state_space,
-    default_errstate,
     finite_result,
+    without_warnings,
 )
 
 __all__ = ["METHODS", "discretize", "exponential", "exponential_integrals"]
@@ -40,10 +42,11 @@ __all__ = ["METHODS", "discretize", "exponential", "exponential_integrals"]
 METHODS = ("euler", "backward_euler", "bilinear", "gbt", "zoh", "foh", "dirac")
 
 _ALPHA = {"euler": 0.0, "backward_euler": 1.0, "bilinear": 0.5}  # members of the family gbt
+_TOO_LARGE = "dt, or an entry of A or B, is too large"
 _ALIASES = {"backward_diff": "backward_euler"}  # SciPy's name
 
 
-@default_errstate
+@without_warnings
 def discretize(
     A: ArrayLike,
     B: ArrayLike,
@@ -113,16 +116,20 @@ def discretize(
         raise ValueError(f"alpha is {alpha!r}, expected None: only method 'gbt' takes alpha")
     if method == "zoh":
         Ab, Bb, _ = exponential_integrals(A, B, dt)
-        return Ab, Bb, C.copy(), D.copy()
-    if method == "foh":
-        return _first_order_hold(A, B, C, D, dt)
-    if method == "dirac":
-        return exponential(_over_one_step(A, dt)), B.copy(), C.copy(), D.copy()
-    alpha = _ALPHA[method] if method in _ALPHA else as_real(alpha, "alpha", low=0, high=1)
-    return _generalized_bilinear(A, B, C, D, dt, alpha)
+        Cb, Db = C.copy(), D.copy()
+    elif method == "foh":
+        Ab, Bb, Cb, Db = _first_order_hold(A, B, C, D, dt)
+    elif method == "dirac":
+        Ab, Bb, Cb, Db = exponential(_over_one_step(A, dt)), B.copy(), C.copy(), D.copy()
+    else:
+        alpha = _ALPHA[method] if method in _ALPHA else as_real(alpha, "alpha", low=0, high=1)
+        Ab, Bb, Cb, Db = _generalized_bilinear(A, B, C, D, dt, alpha)
+    for name, matrix in {"Ab": Ab, "Bb": Bb, "Cb": Cb, "Db": Db}.items():
+        finite_result(matrix, name, _TOO_LARGE)
+    return Ab, Bb, Cb, Db
 
 
-@default_errstate
+@without_warnings
 def exponential_integrals(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[Array, Array, Array]:
     r"""The matrix exponential over one step and the two integrals that the holds are made of.
 
@@ -141,9 +148,8 @@ def exponential_integrals(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[Array,
         \exp \begin{pmatrix} A\,dt & B\,dt & 0 \\ 0 & 0 & I \\ 0 & 0 & 0 \end{pmatrix}
         = \begin{pmatrix} \Phi & \Gamma & \Gamma_1 \\ 0 & I & I \\ 0 & 0 & I \end{pmatrix},
 
-    so nothing is divided by A and a singular A needs no special case. The exponential is taken of
-    a triangular matrix where that is possible, which keeps the slow modes of a stiff A exact: see
-    :func:`exponential`.
+    so nothing is divided by A and a singular A needs no special case. The slow modes of a stiff A
+    keep their digits, as in :func:`exponential`.
 
     Args:
         A (float64 or complex128): state matrix (N, N), per unit of time; a scalar if N = 1.
@@ -171,46 +177,66 @@ def exponential_integrals(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[Array,
     """
     A, B = as_dynamics(A, B)  # (N, N), (N, M)
     dt = as_positive(dt, "dt")
-    A, B = _over_one_step(A, dt), _over_one_step(B, dt)
-    scale = _power_of_two(np.abs(B).max())  # a large B must not cost expm its digits
-    B = B / scale
-    if _is_stiff(A):
-        T, Q = schur(A, output="complex")
-        Phi, Gamma, Gamma1 = _blocks(T, Q.conj().T @ B)
-        Phi, Gamma, Gamma1 = Q @ Phi @ Q.conj().T, Q @ Gamma, Q @ Gamma1
-        if not np.iscomplexobj(A) and not np.iscomplexobj(B):
-            Phi, Gamma, Gamma1 = Phi.real, Gamma.real, Gamma1.real
-    else:
-        Phi, Gamma, Gamma1 = _blocks(A, B)
-    with np.errstate(over="ignore"):
-        return Phi, finite_result(Gamma * scale, "Gamma"), finite_result(Gamma1 * scale, "Gamma1")
+    Phi, Gamma, Gamma1 = _flow(_over_one_step(A, dt), B)
+    finite_result(Phi, "the exponential of A dt")
+    Gamma = finite_result(Gamma * dt, "Gamma", _TOO_LARGE)
+    Gamma1 = finite_result(Gamma1 * dt, "Gamma1", _TOO_LARGE)
+    return Phi, Gamma, Gamma1
+
+
+def _flow(A: Array, B: Array) -> tuple[Array, Array, Array]:
+    """Phi, Gamma, Gamma1 over one unit of time."""
+    if _is_triangular(A):
+        return _doubled(A, B)
+    if np.linalg.norm(A, 1) < 1000:  # squaring costs less than three digits
+        return _blocks(A, B)
+    T, Q = schur(A, output="complex")
+    Phi, Gamma, Gamma1 = _doubled(T, Q.conj().T @ B)
+    Phi, Gamma, Gamma1 = Q @ Phi @ Q.conj().T, Q @ Gamma, Q @ Gamma1
+    if np.iscomplexobj(A) or np.iscomplexobj(B):
+        return Phi, Gamma, Gamma1
+    return Phi.real, Gamma.real, Gamma1.real
+
+
+def _doubled(A: Array, B: Array) -> tuple[Array, Array, Array]:
+    """The same for a triangular A, from a step so short that A is small, doubled again and again.
+
+    Each doubling replaces the diagonal of Phi by its exact value. Without that, the rounding of a
+    slow mode would double as often as a fast one demands.
+    """
+    doublings = max(0, math.frexp(np.abs(A).max())[1] + len(A).bit_length() - 1)
+    diagonal = np.diag(A)
+    Phi, Gamma, Gamma1 = _blocks(A * 0.5**doublings, B)
+    for left in range(doublings - 1, -1, -1):
+        # Both integrals are divided by the length of the step, which doubles.
+        Gamma1 = (Phi @ Gamma1 + Gamma1 + Gamma) / 4
+        Gamma = (Phi @ Gamma + Gamma) / 2
+        Phi = Phi @ Phi
+        np.fill_diagonal(Phi, np.exp(diagonal * 0.5**left))
+    return Phi, Gamma, Gamma1
 
 
 def _blocks(A: Array, B: Array) -> tuple[Array, Array, Array]:
-    """The blocks Phi, Gamma, Gamma1 of one exponential, for A and B over one unit of time.
-
-    The order of the blocks keeps a triangular A triangular: the state (x, u, u') makes the upper
-    triangle larger, (u', u, x) the lower.
-    """
+    """The same as blocks of one exponential, eq-augmented."""
     N, M = B.shape
+    scale = _power_of_two(np.abs(B).max(initial=0))  # a large B must not cost expm its digits
     E = np.zeros((N + 2 * M, N + 2 * M), dtype=np.result_type(A, B))
-    if np.triu(A, 1).any():
-        x, u, slope = slice(N), slice(N, N + M), slice(N + M, None)
-    else:
-        slope, u, x = slice(M), slice(M, 2 * M), slice(2 * M, None)
-    E[x, x], E[x, u], E[u, slope] = A, B, np.eye(M)
-    E = _expm(E)
-    return E[x, x], E[x, u], E[x, slope]
+    E[:N, :N] = A
+    E[:N, N : N + M] = B / scale
+    E[N : N + M, N + M :] = np.eye(M)
+    E = expm(E)
+    return E[:N, :N], E[:N, N : N + M] * scale, E[:N, N + M :] * scale
 
 
-@default_errstate
+@without_warnings
 def exponential(A: ArrayLike) -> Array:
     r"""The matrix exponential :math:`e^A`, also of stiff matrices.
 
-    Scaling and squaring halves A until it is small and squares the exponential back. If a fast
-    mode makes A large, that rounds a slow one many times, and the error of both is a rounding of
-    the norm of A. Squaring a *triangular* matrix keeps the exponentials of its eigenvalues exact,
-    so a large A that is not triangular is taken to its Schur form first.
+    Scaling and squaring halves A until it is small and squares the exponential back. A fast mode
+    makes A large, and then a slow mode is rounded once for each squaring, and that error grows with
+    each squaring that follows. In a *triangular* matrix the exact exponentials of the eigenvalues
+    stand on the diagonal and can be put back each time, so a large A that is not triangular is
+    taken to its Schur form first.
 
     Args:
         A (float64 or complex128): matrix (N, N); a scalar if N = 1.
@@ -234,28 +260,17 @@ def exponential(A: ArrayLike) -> Array:
          [0. 1.]]
     """
     A = as_square(A, "A")  # (N, N)
-    if not _is_stiff(A):
-        return _expm(A)
-    T, Q = schur(A, output="complex")
-    E = Q @ _expm(T) @ Q.conj().T
-    return E if np.iscomplexobj(A) else E.real
+    return finite_result(_flow(A, np.zeros((len(A), 0)))[0], "the exponential of A dt")
 
 
-def _is_stiff(A: Array) -> bool:
-    """Whether squaring would cost three digits or more, and A is not triangular already."""
-    return bool(np.abs(A).sum(axis=0).max() > 1000 and np.triu(A, 1).any() and np.tril(A, -1).any())
+def _is_triangular(A: Array) -> bool:
+    """Whether all entries on one side of the diagonal are zero."""
+    return not (np.triu(A, 1).any() and np.tril(A, -1).any())
 
 
 def _over_one_step(X: Array, dt: float) -> Array:
     """X dt, or an error where that leaves the range of float64."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return finite_result(X * dt, "A dt or B dt")
-
-
-def _expm(E: Array) -> Array:
-    """exp(E), or an error where that leaves the range of float64."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return finite_result(expm(E), "the exponential of A dt")
+    return finite_result(X * dt, "A dt", _TOO_LARGE)
 
 
 def _first_order_hold(A: Array, B: Array, C: Array, D: Array, dt: float
@@ -269,9 +284,10 @@ def _generalized_bilinear(A: Array, B: Array, C: Array, D: Array, dt: float, alp
                           ) -> tuple[Array, Array, Array, Array]:
     """Euler's step with A x + B u taken (1 - alpha) at its start and alpha at its end."""
     N = len(A)
-    implicit = np.eye(N) - alpha * dt * A  # (N, N)
-    explicit = np.eye(N) + (1 - alpha) * dt * A  # (N, N)
-    pivots = 1 - alpha * dt * np.linalg.eigvals(A)  # 0 up to rounding: there is no solution
+    A = _over_one_step(A, dt)
+    implicit = np.eye(N) - alpha * A  # (N, N)
+    explicit = np.eye(N) + (1 - alpha) * A  # (N, N)
+    pivots = 1 - alpha * np.linalg.eigvals(A)  # 0 up to rounding: there is no solution
     try:
         if np.abs(pivots).min() <= 8 * N * np.finfo(float).eps:
             raise np.linalg.LinAlgError

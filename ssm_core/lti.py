@@ -27,9 +27,9 @@ from ssm_core._checks import (
     as_positive,
     as_signal,
     as_state_space,
-    default_errstate,
     finite_result,
     read_only,
+    without_warnings,
 )
 from ssm_core.convolution import causal_convolution, kernel_from_ssm
 from ssm_core.discretize import discretize, exponential, exponential_integrals
@@ -106,8 +106,7 @@ class _StateSpace:
 
     def _output(self, x: Array, u: Array, flat: bool) -> Array:
         """C x + D u for states (L, N) and inputs (L, M): (L, P), or (L,) where that is wanted."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = finite_result(x @ self.C.T + u @ self.D.T, "the output")  # (L, P)
+        y = finite_result(x @ self.C.T + u @ self.D.T, "the output")  # (L, P)
         return y[:, 0] if flat and self.P == 1 else y
 
 
@@ -140,7 +139,7 @@ class ContinuousSSM(_StateSpace):
         [-2.5 -2.5]
     """
 
-    @default_errstate
+    @without_warnings
     def simulate(self, u: ArrayLike | Callable[[float], ArrayLike], t: ArrayLike,
                  x0: ArrayLike | None = None) -> Array:
         r"""The response to an input, at the times ``t``.
@@ -203,17 +202,16 @@ class ContinuousSSM(_StateSpace):
         if len(t) == 1:
             return x0[None, :]
         dtype = np.result_type(self.A, self.B, x0, _sample(u, t[0], self.M))
-        with np.errstate(over="ignore", invalid="ignore"):  # the solver retries such a step
-            solution = solve_ivp(
-                lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
-                (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
-                rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
-            )
+        solution = solve_ivp(
+            lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
+            (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
+            rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
+        )
         if not solution.success:
             raise RuntimeError(f"the integrator stopped: {solution.message}")
         return solution.y.T
 
-    @default_errstate
+    @without_warnings
     def impulse_response(self, t: ArrayLike) -> Array:
         r"""The response to an impulse at time 0, C exp(At) B, without the impulse that D passes on.
 
@@ -237,13 +235,13 @@ class ContinuousSSM(_StateSpace):
         """
         t = _scalar_or_row(t, "t")
         h = np.zeros((t.size, self.P, self.M), dtype=np.result_type(self.A, self.B, self.C))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for k, time in enumerate(t.flat):
-                if time >= 0:
-                    h[k] = self.C @ exponential(self.A * time) @ self.B
+        for k, time in enumerate(t.flat):
+            if time >= 0:
+                exponent = finite_result(self.A * time, "A t", "an entry of A, or t, is too large")
+                h[k] = self.C @ exponential(exponent) @ self.B
         return finite_result(h, "the impulse response").reshape(*t.shape, self.P, self.M)
 
-    @default_errstate
+    @without_warnings
     def frequency_response(self, w: ArrayLike) -> Array:
         r"""What becomes of the input exp(iwt): C (iwI - A)^{-1} B + D.
 
@@ -276,9 +274,9 @@ class ContinuousSSM(_StateSpace):
         except np.linalg.LinAlgError:
             raise ValueError("w holds a frequency at which iw is an eigenvalue of A, expected "
                              "frequencies at which the system has no pole") from None
-        return self.C @ x + self.D
+        return finite_result(self.C @ x + self.D, "the frequency response", "its gain is too large")
 
-    @default_errstate
+    @without_warnings
     def discretize(self, dt: float, method: str = "zoh", alpha: float | None = None) -> DiscreteSSM:
         r"""The discrete system x_k = Ab x_{k-1} + Bb u_k, y_k = C x_k + D u_k of this one.
 
@@ -388,7 +386,7 @@ class DiscreteSSM(_StateSpace):
     def __repr__(self) -> str:
         return f"DiscreteSSM(N={self.N}, M={self.M}, P={self.P}, dt={self.dt:g})"
 
-    @default_errstate
+    @without_warnings
     def step(self, u: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
         r"""One sample: the output and the new state, from the new input and the last state.
 
@@ -414,12 +412,11 @@ class DiscreteSSM(_StateSpace):
         """
         u, flat = _one_input(u, self.M)
         x = as_array(x, "x", (self.N,))
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = finite_result(self.A @ x + self.B @ u, "the state")  # (N,)
-            y = finite_result(self.C @ x + self.D @ u, "the output")  # (P,)
+        x = finite_result(self.A @ x + self.B @ u, "the state")  # (N,)
+        y = finite_result(self.C @ x + self.D @ u, "the output")  # (P,)
         return (y[0] if flat and self.P == 1 else y), x
 
-    @default_errstate
+    @without_warnings
     def recurrence(self, u: ArrayLike, x0: ArrayLike | None = None) -> tuple[Array, Array]:
         r"""Run the system over a signal, sample by sample: O(L N²) work, one state of memory.
 
@@ -452,7 +449,7 @@ class DiscreteSSM(_StateSpace):
         x = _run(self.A[None], np.zeros(len(u), dtype=int), u @ self.B.T, x0)[1:]  # (L, N)
         return self._output(finite_result(x, "the state"), u, flat), x
 
-    @default_errstate
+    @without_warnings
     def kernel(self, L: int) -> Array:
         r"""The response to a unit impulse at sample 0: what ``convolve`` convolves with.
 
@@ -481,9 +478,9 @@ class DiscreteSSM(_StateSpace):
         K = kernel_from_ssm(self.A, self.B, self.C, L)  # (L, P, M)
         K = K.astype(np.result_type(K, self.D))
         K[0] += self.D
-        return K
+        return finite_result(K, "the kernel")
 
-    @default_errstate
+    @without_warnings
     def convolve(self, u: ArrayLike) -> Array:
         r"""The output of ``recurrence`` from a zero state, computed all at once by FFT.
 
@@ -512,9 +509,10 @@ class DiscreteSSM(_StateSpace):
         u, flat = self._signal(u)  # (L, M)
         if len(u) * np.log(max(np.abs(self.poles).max(), 1.0)) > np.log(1000):
             y = self.recurrence(u)[0]  # (L, P)
-            return y[:, 0] if flat and self.P == 1 else y
-        K = self.kernel(len(u))  # (L, P, M)
-        y = causal_convolution(u.T, K.transpose(1, 2, 0)).sum(axis=1).T  # (L, P)
+        else:
+            K = self.kernel(len(u))  # (L, P, M)
+            parts = causal_convolution(u.T, K.transpose(1, 2, 0))  # (P, M, L)
+            y = finite_result(parts.sum(axis=1).T, "the output")  # (L, P)
         return y[:, 0] if flat and self.P == 1 else y
 
 
@@ -522,9 +520,8 @@ def _run(A: Array, which: Array, w: Array, x0: Array) -> Array:
     """The states x0, x_1, … (L + 1, N) of x_{k+1} = A[which[k]] x_k + w_k, with w (L, N)."""
     x = np.empty((len(w) + 1, len(x0)), dtype=np.result_type(A, w, x0))
     x[0] = x0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(w)):
-            x[k + 1] = A[which[k]] @ x[k] + w[k]
+    for k in range(len(w)):
+        x[k + 1] = A[which[k]] @ x[k] + w[k]
     return x
 
 

@@ -31,8 +31,8 @@ from ssm_core._checks import (
     as_int,
     as_positive,
     as_signal,
-    default_errstate,
     finite_result,
+    without_warnings,
 )
 
 __all__ = [
@@ -59,8 +59,10 @@ _FUNCTIONS: dict[str, tuple[Callable[..., RealArray], Callable[..., RealArray]]]
 
 ACTIVATIONS = tuple(_FUNCTIONS)
 
+_TOO_LARGE = "an argument is too large"
 
-@default_errstate
+
+@without_warnings
 def rnn(u: ArrayLike, W: ArrayLike, U: ArrayLike, b: ArrayLike, activation: str = "tanh",
         h0: ArrayLike | None = None) -> RealArray:
     r"""Run the recurrence h_k = f(W h_{k-1} + U u_k + b) over a signal.
@@ -101,13 +103,12 @@ def rnn(u: ArrayLike, W: ArrayLike, U: ArrayLike, b: ArrayLike, activation: str 
     state = _initial(h0, "h0", N)  # (N,)
     drive = u @ U.T + b  # (L, N)
     h = np.empty_like(drive)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(u)):
-            h[k] = state = f(W @ state + drive[k])
+    for k in range(len(u)):
+        h[k] = state = f(W @ state + drive[k])
     return finite_result(h, "the state")
 
 
-@default_errstate
+@without_warnings
 def rnn_jacobians(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> RealArray:
     r"""The Jacobians of one step, J_k = diag(f'(a_k)) W, along a run of :func:`rnn`.
 
@@ -137,10 +138,10 @@ def rnn_jacobians(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> RealA
     _, slope = _FUNCTIONS[as_choice(activation, "activation", ACTIVATIONS)]
     W = as_array(W, "W", ("N", "N"), real=True)  # (N, N)
     h = as_array(h, "h", ("L", len(W)), real=True)  # (L, N)
-    return slope(h)[:, :, None] * W  # (L, N, N)
+    return finite_result(slope(h)[:, :, None] * W, "the Jacobian", _TOO_LARGE)  # (L, N, N)
 
 
-@default_errstate
+@without_warnings
 def gradient_norms(jacobians: ArrayLike) -> RealArray:
     r"""How much of a gradient is left k steps back: the norm of the product of k Jacobians.
 
@@ -174,14 +175,13 @@ def gradient_norms(jacobians: ArrayLike) -> RealArray:
     J = as_array(jacobians, "jacobians", ("L", "S", "S"), real=True)  # (L, S, S)
     product = np.eye(J.shape[1])  # (S, S)
     g = np.ones(len(J) + 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(J)):
-            product = finite_result(product @ J[len(J) - 1 - k], "the product of Jacobians")
-            g[k + 1] = np.linalg.norm(product, 2)
+    for k in range(len(J)):
+        product = finite_result(product @ J[len(J) - 1 - k], "the product of Jacobians")
+        g[k + 1] = np.linalg.norm(product, 2)
     return g
 
 
-@default_errstate
+@without_warnings
 def jacobian_norms(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> RealArray:
     r"""The gradient norms of a run of :func:`rnn`: of dh[L-1] / dh[L-1-k] for k = 0, …, L.
 
@@ -212,7 +212,7 @@ def jacobian_norms(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> Real
     return gradient_norms(rnn_jacobians(W, h, activation))
 
 
-@default_errstate
+@without_warnings
 def orthogonal(N: int, rng: np.random.Generator | int) -> RealArray:
     """A random orthogonal matrix, every rotation and reflection equally likely (Haar measure).
 
@@ -241,7 +241,7 @@ def orthogonal(N: int, rng: np.random.Generator | int) -> RealArray:
     return Q * np.sign(np.diag(R))  # QR alone prefers some signs
 
 
-@default_errstate
+@without_warnings
 def with_spectral_radius(W: ArrayLike, radius: float) -> RealArray:
     """The matrix W scaled so that its largest eigenvalue has the modulus ``radius``.
 
@@ -272,10 +272,10 @@ def with_spectral_radius(W: ArrayLike, radius: float) -> RealArray:
     largest = np.abs(np.linalg.eigvals(W)).max()
     if largest == 0:
         raise ValueError("W has no eigenvalue other than 0, expected one that can be scaled")
-    return W * (radius / largest)
+    return finite_result(W / largest * radius, "the scaled matrix", _TOO_LARGE)
 
 
-@default_errstate
+@without_warnings
 def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
         bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
     r"""Run a gated recurrent unit over a signal.
@@ -294,6 +294,7 @@ def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Array
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity.
         TypeError: arguments that are not real numbers.
+        OverflowError: a sum leaves the range of float64.
 
     Equation eq-gru. Source: Cho et al., "Learning phrase representations using RNN
     encoder-decoder" (2014), in the variant of torch: the reset gate acts after the product.
@@ -307,10 +308,11 @@ def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Array
         [0.5  0.25]
     """
     u, weights, h = _gated_arguments(u, weight_ih, weight_hh, bias_ih, bias_hh, 3, h0)
-    return np.stack([h := _gru_step(u_k, h, *weights)[0] for u_k in u])
+    hs = np.stack([h := _gru_step(u_k, h, *weights)[0] for u_k in u])
+    return finite_result(hs, "the state", _TOO_LARGE)
 
 
-@default_errstate
+@without_warnings
 def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
                   bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
     r"""The Jacobians of one step, J_k = dh_k / dh_{k-1}, along a run of :func:`gru`.
@@ -324,6 +326,7 @@ def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity.
         TypeError: arguments that are not real numbers.
+        OverflowError: a sum leaves the range of float64.
 
     Equations eq-gru, eq-jacobian-product. Source: the derivative of Cho et al. (2014).
 
@@ -344,10 +347,10 @@ def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias
         dz = _rows(z * (1 - z), W_z)
         dn = _rows(1 - n**2, _rows(r, W_n) + _rows(q, dr))
         J[k] = np.diag(z) + _rows(h_last - n, dz) + _rows(1 - z, dn)
-    return J
+    return finite_result(J, "the Jacobian", _TOO_LARGE)
 
 
-@default_errstate
+@without_warnings
 def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
          bias_hh: ArrayLike, h0: ArrayLike | None = None,
          c0: ArrayLike | None = None) -> tuple[RealArray, RealArray]:
@@ -369,6 +372,7 @@ def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Arra
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity.
         TypeError: arguments that are not real numbers.
+        OverflowError: a sum leaves the range of float64.
 
     Equation eq-lstm. Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997), with
     the forget gate of Gers, Schmidhuber and Cummins (2000).
@@ -388,10 +392,10 @@ def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Arra
     for k, u_k in enumerate(u):
         h, c = _lstm_step(u_k, h, c, *weights)[:2]
         hs[k], cs[k] = h, c
-    return hs, cs
+    return finite_result(hs, "the state h", _TOO_LARGE), finite_result(cs, "the state c", _TOO_LARGE)
 
 
-@default_errstate
+@without_warnings
 def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
                    bias_hh: ArrayLike, h0: ArrayLike | None = None,
                    c0: ArrayLike | None = None) -> RealArray:
@@ -407,6 +411,7 @@ def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bia
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity.
         TypeError: arguments that are not real numbers.
+        OverflowError: a sum leaves the range of float64.
 
     Equations eq-lstm, eq-jacobian-product. Source: the derivative of Hochreiter and Schmidhuber
     (1997).
@@ -435,7 +440,7 @@ def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bia
         J[k, :N, N:] = np.diag(through_cell * f)
         J[k, N:, :N] = dc_dh
         J[k, N:, N:] = np.diag(f)
-    return J
+    return finite_result(J, "the Jacobian", _TOO_LARGE)
 
 
 def _gru_step(u: RealArray, h: RealArray, weight_ih: RealArray, weight_hh: RealArray,

@@ -45,8 +45,7 @@ def legs_wavefront(u: RealArray, alpha: float, N: int, every: int) -> RealArray:
     h = np.zeros(L + 2 * (N - 1))
     h[N : N - 1 + L] = 1 / (np.arange(2, L + 1) - alpha)
     out = np.empty((L // every, N))
-    with np.errstate(over="ignore", invalid="ignore"):
-        _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
+    _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
     return finite_result(out, "the array of coefficients", "the rule is unstable for this N")
 
 

@@ -36,14 +36,14 @@ from ssm_core._checks import (
     as_int,
     as_positive,
     as_real,
-    default_errstate,
     finite_result,
+    without_warnings,
 )
 
 _ROUNDING = 1e-12  # how far outside [0, 1] a fraction may lie that was meant to be 0 or 1
 
 
-@default_errstate
+@without_warnings
 def transition(measure: str, N: int, *, theta: float | None = None, alpha: float | None = None,
                beta: float | None = None) -> tuple[RealArray, RealArray]:
     r"""The HiPPO pair (A, B) of a measure: the ODE that keeps the optimal coefficients current.
@@ -90,13 +90,12 @@ def transition(measure: str, N: int, *, theta: float | None = None, alpha: float
     as_choice(measure, "measure", _TRANSITIONS)
     N = as_int(N, "N")
     measure_args = _measure_arguments(measure, N, _ARGUMENTS[measure], theta, alpha, beta)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        A, B = _TRANSITIONS[measure](N, **measure_args)
+    A, B = _TRANSITIONS[measure](N, **measure_args)
     why = "theta or beta is too small"
     return finite_result(A, "A", why), finite_result(B, "B", why)
 
 
-@default_errstate
+@without_warnings
 def basis(measure: str, N: int, t: ArrayLike, *, theta: float | None = None,
           alpha: float | None = None, beta: float | None = None) -> RealArray:
     r"""The functions that turn coefficients back into the past: u(t) is about basis(…, t) @ x.
@@ -140,8 +139,7 @@ def basis(measure: str, N: int, t: ArrayLike, *, theta: float | None = None,
     if measure_args.get("alpha", 0) < 0 and t.max() == 1:
         raise ValueError(f"t holds 1, expected t < 1: with alpha {alpha:g} the functions of 'glagt' "
                          "are infinite at the newest moment")
-    with np.errstate(over="ignore", invalid="ignore"):
-        functions = _BASES[measure](N, t, **measure_args)
+    functions = _BASES[measure](N, t, **measure_args)
     return finite_result(functions, "the basis", "theta or N is too large")
 
 

@@ -11,8 +11,8 @@ from ssm_core._checks import (
     as_choice,
     as_int,
     as_positive,
-    default_errstate,
     finite_result,
+    without_warnings,
 )
 from ssm_core.discretize import METHODS
 from ssm_core.hippo.legs_update import legs_wavefront
@@ -24,7 +24,7 @@ _LEGS_RULES = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
 _RULES = tuple(method for method in METHODS if method != "gbt")
 
 
-@default_errstate
+@without_warnings
 def project(u: ArrayLike, measure: str, N: int, dt: float, method: str = "bilinear",
             every: int = 1, *, theta: float | None = None, alpha: float | None = None,
             beta: float | None = None) -> RealArray:
@@ -81,7 +81,7 @@ def project(u: ArrayLike, measure: str, N: int, dt: float, method: str = "biline
     return x[every - 1 :: every, :N]  # foh appends its last input to the state
 
 
-@default_errstate
+@without_warnings
 def reconstruct(coefficients: ArrayLike, measure: str, t: ArrayLike, *, theta: float | None = None,
                 alpha: float | None = None, beta: float | None = None) -> RealArray:
     """The past that the coefficients remember, at chosen moments.
@@ -119,6 +119,5 @@ def reconstruct(coefficients: ArrayLike, measure: str, t: ArrayLike, *, theta: f
     t = as_array(t, "t", real=True)
     functions = basis(measure, coefficients.shape[-1], t.reshape(1) if t.ndim == 0 else t,
                       theta=theta, alpha=alpha, beta=beta)  # (T, N)
-    with np.errstate(over="ignore", invalid="ignore"):
-        past = finite_result(coefficients @ functions.T, "the past", "coefficients are too large")
+    past = finite_result(coefficients @ functions.T, "the past", "coefficients are too large")
     return past[..., 0] if t.ndim == 0 else past
