@@ -10,34 +10,42 @@ layout             files                                              key of the
 
 Either kind of key is read from either kind of file. Nothing is unpickled: a file of PyTorch is read
 by ``torch.load(weights_only=True)``. Shapes are compared before any number is read.
+
+What a layout has no field for goes to ``generation_config.json``, which the authors' package does
+not read: there ``eos_token_id``. ``transformers`` reads it and finds the rows of the embedding that
+are not tokens under ``suppress_tokens``, so that it does not generate them either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import pickle
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from ssm_core._checks import as_int, as_positive
 
-__all__ = ["LAYOUTS", "Weights", "locate", "save"]
+__all__ = ["LAYOUTS", "Weights", "check_state", "locate", "save"]
 
 LAYOUTS = ("transformers", "state-spaces")
 
-_CONFIG = "config.json"
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
 # In the order in which they are looked for.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
             "pytorch_model.bin.index.json")
 _EMBEDDING, _EMBEDDINGS, _HEAD = ("backbone.embedding.weight", "backbone.embeddings.weight",
                                   "lm_head.weight")
 
-# Field of MambaConfig -> (field of transformers, what it is there where the file leaves it out).
+# Field of MambaConfig -> (field of transformers, its value where the file leaves it out).
 _FIELDS = {
     "d_model": ("hidden_size", 768), "n_layer": ("num_hidden_layers", 32),
     "vocab_size": ("vocab_size", 50280), "norm_epsilon": ("layer_norm_epsilon", 1e-5),
@@ -52,15 +60,27 @@ _BLOCK_FIELDS = {
     "dt_scale": ("time_step_scale", 1.0), "dt_init_floor": ("time_step_floor", 1e-4),
     "conv_bias": ("use_conv_bias", True), "bias": ("use_bias", False),
 }
-# Fields of the state-spaces layout that other models use: (name, value that leaves Mamba as it is).
-_NEUTRAL = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
+# The blocks that transformers has, by model_type: Falcon's divides Δ, B and C by their rms.
+_ARCHITECTURES = {"mamba": "MambaForCausalLM", "falcon_mamba": "FalconMambaForCausalLM"}
+_FALCON_EPSILON = ("mixer_rms_eps", 1e-6)
+
+# The rows of the embedding are the vocabulary in transformers; a field of our own holds ours.
+_UNPADDED = "unpadded_vocab_size"
+
+# The fields of MambaConfig in the authors' package. Those that it gives to other models than ours
+# have one value here, and the epsilon of norms, which it has no field for, is always the same.
+_STATE_SPACES = ("d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx",
+                 "attn_cfg", "rms_norm", "residual_in_fp32", "fused_add_norm",
+                 "pad_vocab_size_multiple", "tie_embeddings")
+_NEUTRAL: dict[str, Any] = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
+_STATE_SPACES_EPSILON = 1e-5
 
 
-def locate(path):
+def locate(path: str | os.PathLike[str]) -> tuple[dict[str, Any], pathlib.Path]:
     """Find a checkpoint: the fields of its MambaConfig, and the file of weights or of their index.
 
     Raises:
-        ValueError: no such file or folder, a configuration that is no JSON or of another model.
+        ValueError: no such file or folder, a configuration that is not JSON or of another model.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -79,85 +99,105 @@ def locate(path):
     published = _read_json(config)
     if "model_type" in published or "hidden_size" in published:
         return _from_transformers(published, config), weights
-    return _from_state_spaces(published, config), weights
+    generation = weights.parent / _GENERATION
+    ends = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    return {**_from_state_spaces(published, config), "eos_token_id": ends}, weights
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of a checkpoint, before its numbers are read."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+    file: pathlib.Path
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+
+@final
 class Weights:
     """The tensors of a checkpoint, one file or shards; shapes are known before numbers are read."""
 
-    def __init__(self, file):
+    def __init__(self, file: pathlib.Path) -> None:
         self.file = file
         self._open = contextlib.ExitStack()
-        self._tensors = {}  # key: (shape, dtype, function that reads it, file)
+        self._entries: dict[str, Entry] = {}
 
-    def __enter__(self):
-        if self.file.name.endswith(".index.json"):
-            self._add_shards(_read_json(self.file))
-        else:
-            self._add(self.file)
-        if _EMBEDDINGS in self._tensors:
-            if _EMBEDDING in self._tensors:
-                raise ValueError(f"{self.file} holds {_EMBEDDING} and {_EMBEDDINGS}, expected one")
-            self._tensors[_EMBEDDING] = self._tensors.pop(_EMBEDDINGS)
+    def __enter__(self) -> Weights:
+        try:
+            self._read_headers()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
-    def __exit__(self, *error):
-        self._tensors.clear()
+    def __exit__(self, *error: object) -> None:
+        self._entries.clear()
         self._open.close()
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         """The dtype of the embedding, which stands for that of the weights."""
-        return self._tensors[_EMBEDDING][1]
+        return self._entries[_EMBEDDING].dtype
 
-    def check(self, expected, tied):
+    def check(self, expected: Mapping[str, Tensor], tied: bool) -> None:
         """Compare keys and shapes with a state dict; a tied head may be there or not."""
         absent = [key for key in expected
-                  if key not in self._tensors and not (tied and key == _HEAD)]
-        extra = [key for key in self._tensors if key not in expected]
+                  if key not in self._entries and not (tied and key == _HEAD)]
+        extra = [key for key in self._entries if key not in expected]
         if absent or extra:
-            raise ValueError(f"{self.file} does not fit its configuration: "
-                             + "; ".join(f"{what} {_few(keys)}" for what, keys in
-                                         (("missing", absent), ("not expected", extra)) if keys))
-        wrong = [f"{key} has shape {tuple(shape)}, expected {tuple(expected[key].shape)}"
-                 for key, (shape, *_) in self._tensors.items()
-                 if tuple(shape) != tuple(expected[key].shape)]
+            raise ValueError(f"{self.file} does not fit its configuration: {_amiss(absent, extra)}")
+        wrong = [f"{key} has shape {tuple(entry.shape)}, expected {tuple(expected[key].shape)}"
+                 for key, entry in self._entries.items() if entry.shape != expected[key].shape]
         if wrong:
             raise ValueError(f"{self.file} does not fit its configuration: {_few(wrong, '; ')}")
-        whole = [f"{key} has dtype {dtype}" for key, (_, dtype, *_) in self._tensors.items()
-                 if not dtype.is_floating_point]
+        whole = [f"{key} has dtype {entry.dtype}" for key, entry in self._entries.items()
+                 if not entry.dtype.is_floating_point]
         if whole:
             raise ValueError(f"{self.file}: {_few(whole)}, expected floating-point weights")
 
     @torch.no_grad()
-    def copy_to(self, state, progress=None):
+    def copy_to(self, state: Mapping[str, Tensor],
+                progress: Callable[[int, int], object] | None = None) -> None:
         """Read every tensor into a state dict of the same keys, which shares memory with a model."""
-        sizes = {key: torch.Size(shape).numel() * dtype.itemsize
-                 for key, (shape, dtype, *_) in self._tensors.items()}
-        total, done = sum(sizes.values()), 0
-        for key in sorted(self._tensors, key=lambda key: key == _HEAD):  # a tied head comes last
-            _, _, read, file = self._tensors[key]
-            tensor = _reading(file, read)
+        total, done = sum(entry.nbytes for entry in self._entries.values()), 0
+        for key in sorted(self._entries, key=lambda key: key == _HEAD):  # a tied head comes last
+            entry = self._entries[key]
+            tensor = _reading(entry.file, entry.read)
             if not torch.isfinite(tensor).all():
-                raise ValueError(f"{file} holds numbers in {key} that are not finite")
+                raise ValueError(f"{entry.file} holds numbers in {key} that are not finite")
             tied = key == _HEAD and state[key].data_ptr() == state[_EMBEDDING].data_ptr()
             if tied and not torch.equal(tensor.to(state[key]), state[key]):
-                raise ValueError(f"{file} holds a {_HEAD} that differs from {_EMBEDDING}, expected "
-                                 "one matrix, as the configuration ties the two")
+                raise ValueError(f"{entry.file} holds a {_HEAD} that differs from {_EMBEDDING}, "
+                                 "expected one matrix, as the configuration ties the two")
             state[key].copy_(tensor)
-            done += sizes[key]
+            done += entry.nbytes
             if progress is not None:
                 progress(done, total)
+
+    def _read_headers(self):
+        if self.file.name.endswith(".index.json"):
+            self._add_shards(_read_json(self.file))
+        else:
+            self._add(self.file)
+        if _EMBEDDINGS in self._entries:
+            if _EMBEDDING in self._entries:
+                raise ValueError(f"{self.file} holds {_EMBEDDING} and {_EMBEDDINGS}, expected one")
+            self._entries[_EMBEDDING] = self._entries.pop(_EMBEDDINGS)
 
     def _add(self, file):
         """Add the tensors of one file; return their keys."""
         read = self._safetensors if file.suffix == ".safetensors" else _pytorch
-        tensors = _reading(file, lambda: read(file))
-        twice = [key for key in tensors if key in self._tensors]
+        entries = _reading(file, lambda: read(file))
+        twice = [key for key in entries if key in self._entries]
         if twice:
             raise ValueError(f"{file} holds {_few(twice)}, which another shard holds too")
-        self._tensors.update({key: (*entry, file) for key, entry in tensors.items()})
-        return tensors.keys()
+        self._entries.update(entries)
+        return entries.keys()
 
     def _add_shards(self, index):
         places = index.get("weight_map")
@@ -173,19 +213,37 @@ class Weights:
                 raise ValueError(f"{file} and {self.file.name} disagree about {_few(wrong)}")
 
     def _safetensors(self, file):
-        """{key: (shape, dtype, function that reads it)}; the header alone is read."""
+        """{key: Entry}; the header alone is read."""
         handle = self._open.enter_context(_safetensors().safe_open(file, framework="pt"))
-        keys = handle.keys()
-        slices = {key: handle.get_slice(key) for key in keys}
-        return {key: (part.get_shape(), _DTYPES.get(part.get_dtype(), torch.uint8),
-                      lambda key=key: handle.get_tensor(key)) for key, part in slices.items()}
+        slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 not a dict
+        return {key: Entry(torch.Size(part.get_shape()),
+                           _DTYPES.get(part.get_dtype(), torch.uint8),
+                           lambda key=key: handle.get_tensor(key), file)
+                for key, part in slices.items()}
 
 
 # Names of dtypes in the header of safetensors; weights have one of these.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def save(state, fields, padded_vocab_size, folder, layout):
+def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Check that a state dict can be published: the names, the shapes and whole tensors of it."""
+    absent, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]
+    if absent or extra:
+        raise ValueError(f"the model does not hold the published weights: {_amiss(absent, extra)} "
+                         "(merge adapters, remove parametrizations first)")
+    for key, tensor in state.items():
+        if type(tensor) is not Tensor or tensor.is_meta:
+            kind = "on the device meta" if tensor.is_meta else f"a {type(tensor).__name__}"
+            raise ValueError(f"{key} is {kind}, expected a tensor that holds its numbers (gather "
+                             "shards, bring back what is offloaded first)")
+        if tensor.shape != expected[key].shape:
+            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, expected "
+                             f"{tuple(expected[key].shape)}, as the configuration says")
+
+
+def save(state: Mapping[str, Tensor], fields: dict[str, Any], padded_vocab_size: int,
+         folder: str | os.PathLike[str], layout: str) -> None:
     """Write a state dict and the fields of its MambaConfig in a published layout."""
     folder = pathlib.Path(folder)
     transformers = layout == "transformers"
@@ -194,17 +252,22 @@ def save(state, fields, padded_vocab_size, folder, layout):
     if others:
         raise ValueError(f"{folder} already holds {_few(others)}, expected a folder without weights "
                          "in another format: it would not be clear which are read")
+    # What is written computes what the model computes, even if the two were untied since.
+    tied = fields["tie_embeddings"] and torch.equal(state[_HEAD], state[_EMBEDDING])
+    fields = {**fields, "tie_embeddings": tied}
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    if tied:
+        tensors[_HEAD] = tensors[_EMBEDDING]
+    elif tensors[_HEAD].data_ptr() == tensors[_EMBEDDING].data_ptr():
+        tensors[_HEAD] = tensors[_HEAD].clone()
     if transformers:
         config = _to_transformers(fields, padded_vocab_size, state[_EMBEDDING].dtype)
+        tensors[_EMBEDDINGS] = tensors.pop(_EMBEDDING)
+        if tied:
+            del tensors[_HEAD]
     else:
         config = _to_state_spaces(fields)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    if transformers:
-        if fields["tie_embeddings"]:
-            del tensors[_HEAD]
-        tensors[_EMBEDDINGS] = tensors.pop(_EMBEDDING)
-    elif fields["tie_embeddings"]:
-        tensors[_HEAD] = tensors[_EMBEDDING]
+    texts = {_CONFIG: config, _GENERATION: _to_generation(fields, padded_vocab_size)}
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
@@ -213,17 +276,26 @@ def save(state, fields, padded_vocab_size, folder, layout):
             _safetensors().torch.save_file(tensors, written / name, metadata={"format": "pt"})
         else:
             torch.save(tensors, written / name)
-        text = json.dumps(config, indent=2) + "\n"
-        (written / _CONFIG).write_text(text, encoding="utf-8")
-        for file in (name, _CONFIG):
+        for file, content in texts.items():
+            text = json.dumps(content, indent=2) + "\n"
+            (written / file).write_text(text, encoding="utf-8")
+        for file in (name, *texts):
             os.replace(written / file, folder / file)
+
+
+def _to_generation(fields, padded_vocab_size):
+    """What transformers should know when it generates."""
+    padding = list(range(fields["vocab_size"], padded_vocab_size))
+    found = {"eos_token_id": fields["eos_token_id"], "suppress_tokens": padding or None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _from_transformers(published, file):
     """The fields of MambaConfig from those of transformers' MambaForCausalLM."""
     kind = published.get("model_type", "mamba")
-    if kind != "mamba":
-        raise ValueError(f"{file} describes a model of type {kind!r}, expected 'mamba'")
+    if kind not in _ARCHITECTURES:
+        raise ValueError(f"{file} describes a model of type {kind!r}, expected one of: "
+                         f"{', '.join(_ARCHITECTURES)}")
     if published.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ValueError(f"{file} has hidden_act {published['hidden_act']!r}, expected 'silu'")
 
@@ -231,28 +303,51 @@ def _from_transformers(published, file):
         return {ours: published.get(theirs, default) for ours, (theirs, default) in names.items()}
 
     fields, block = translated(_FIELDS), translated(_BLOCK_FIELDS)
-    inner = int(as_positive(block["expand"], "expand") * as_int(fields["d_model"], "hidden_size"))
-    if published.get("intermediate_size", inner) != inner:
-        raise ValueError(f"{file} has intermediate_size {published['intermediate_size']}, expected "
-                         f"expand * hidden_size = {inner}")
-    return {**fields, "ssm_cfg": block, "pad_vocab_size_multiple": 1}
+    d_model = as_int(fields["d_model"], "hidden_size")
+    inner = int(as_positive(block["expand"], "expand") * d_model)
+    found = as_int(published.get("intermediate_size", inner), "intermediate_size")
+    if kind == "falcon_mamba":
+        name, default = _FALCON_EPSILON
+        block[name] = published.get(name, default)
+        block["expand"] = found / d_model  # the published 7B says expand 16, and means 2
+    elif found != inner:
+        raise ValueError(f"{file} has intermediate_size {found}, expected expand * hidden_size = "
+                         f"{inner}")
+    rows = as_int(fields["vocab_size"], "vocab_size")
+    fields["vocab_size"] = as_int(published.get(_UNPADDED, rows), _UNPADDED)
+    return {**fields, "ssm_cfg": block, "pad_vocab_size_multiple": _multiple(fields, rows, file)}
+
+
+def _multiple(fields, rows, file):
+    """A multiple to which the vocabulary is rounded up to give this many rows."""
+    tokens = fields["vocab_size"]
+    if tokens > rows:
+        raise ValueError(f"{file} has {_UNPADDED} {tokens}, expected at most the vocab_size {rows}")
+    if tokens == rows:
+        return 1
+    return next((m for m in range(2, rows + 1) if -(-tokens // m) * m == rows), rows)
 
 
 def _to_transformers(fields, padded_vocab_size, dtype):
-    """The configuration of transformers' MambaForCausalLM."""
+    """The configuration of transformers' MambaForCausalLM, or FalconMambaForCausalLM."""
     if not fields["rms_norm"]:
         raise ValueError("rms_norm is False, expected True: the layout of transformers has no "
                          "LayerNorm")
     block = fields["ssm_cfg"]
     config = {theirs: block.get(ours, default) for ours, (theirs, default) in _BLOCK_FIELDS.items()}
     config.update({theirs: fields[ours] for ours, (theirs, _) in _FIELDS.items()})
+    name, _ = _FALCON_EPSILON
+    kind = "mamba" if block.get(name) is None else "falcon_mamba"
+    if kind == "falcon_mamba":
+        config[name] = block[name]
     if config["time_step_rank"] == "auto":
         config["time_step_rank"] = -(-fields["d_model"] // 16)
     if config["expand"] != int(config["expand"]):
         raise ValueError(f"expand is {config['expand']}, expected a whole number: transformers "
                          "takes no other")
     config["expand"] = int(config["expand"])
-    return {"architectures": ["MambaForCausalLM"], "model_type": "mamba", **config,
+    padded = {_UNPADDED: fields["vocab_size"]} if fields["vocab_size"] != padded_vocab_size else {}
+    return {"architectures": [_ARCHITECTURES[kind]], "model_type": kind, **config, **padded,
             "vocab_size": padded_vocab_size, "hidden_act": "silu",
             "intermediate_size": config["expand"] * config["hidden_size"],
             # It concerns the start of training only, but transformers 5 scales what it has loaded.
@@ -262,36 +357,41 @@ def _to_transformers(fields, padded_vocab_size, dtype):
 
 def _from_state_spaces(published, file):
     """The fields of MambaConfig from a configuration of the authors' package."""
-    published = dict(published)
+    absent = [name for name in ("d_model", "n_layer", "vocab_size") if name not in published]
+    extra = sorted(set(published) - {*_STATE_SPACES})
+    if absent or extra:
+        raise ValueError(f"{file} is not the configuration of a Mamba language model: "
+                         f"{_amiss(absent, extra)}")
     for name, neutral in _NEUTRAL.items():
-        value = published.pop(name, neutral)
+        value = published.get(name, neutral)
         if value != neutral:
             raise ValueError(f"{file} has {name} {value!r}, expected {neutral!r}: a model of Mamba "
                              "blocks only")
-    block = dict(published.get("ssm_cfg") or {})
-    kind = block.pop("layer", "Mamba1")
-    if kind != "Mamba1":
-        raise ValueError(f"{file} has blocks of type {kind!r}, expected 'Mamba1'")
-    absent = [name for name in ("d_model", "n_layer", "vocab_size") if name not in published]
-    extra = sorted(set(published) - _STATE_SPACES - _OWN)
-    if absent or extra:
-        raise ValueError(f"{file} is not the configuration of a Mamba language model: "
-                         + "; ".join(f"{what} {_few(names)}" for what, names in
-                                     (("missing", absent), ("not expected", extra)) if names))
-    return {**published, "ssm_cfg": block}
-
-
-# The fields that the authors' package knows, and those that only this one has.
-_STATE_SPACES = {"d_model", "n_layer", "vocab_size", "ssm_cfg", "rms_norm", "residual_in_fp32",
-                 "fused_add_norm", "pad_vocab_size_multiple", "tie_embeddings"}
-_OWN = {"norm_epsilon", "initializer_range", "rescale_prenorm_residual", "eos_token_id"}
+    fields = {name: value for name, value in published.items() if name not in _NEUTRAL}
+    return {**fields, "ssm_cfg": published.get("ssm_cfg") or {}}
 
 
 def _to_state_spaces(fields):
-    return {name: value for name, value in fields.items() if name in _STATE_SPACES | _OWN}
+    """The configuration of the authors' package: exactly the fields that it accepts."""
+    if fields["norm_epsilon"] != _STATE_SPACES_EPSILON:
+        raise ValueError(f"norm_epsilon is {fields['norm_epsilon']:g}, expected "
+                         f"{_STATE_SPACES_EPSILON:g}: the layout state-spaces has no other")
+    name, _ = _FALCON_EPSILON
+    if fields["ssm_cfg"].get(name) is not None:
+        raise ValueError(f"{name} is {fields['ssm_cfg'][name]:g}, expected None: the layout "
+                         "state-spaces has no norms inside a block")
+    block = {key: value for key, value in fields["ssm_cfg"].items() if key != name}
+    known = {**fields, **_NEUTRAL, "ssm_cfg": block}
+    return {name: known[name] for name in _STATE_SPACES}
 
 
-def _read_json(file):
+def _amiss(absent, extra):
+    """Names that are missing and names that are not expected, in words."""
+    return "; ".join(f"{what} {_few(names)}" for what, names in
+                     (("missing", absent), ("not expected", extra)) if names)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
     try:
         return dict(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:  # no UTF-8, no JSON, or no object
@@ -308,7 +408,7 @@ def _safetensors():
 
 
 def _pytorch(file):
-    """{key: (shape, dtype, function that reads it)} of a file written by torch.save."""
+    """{key: Entry} of a file written by torch.save."""
     if zipfile.is_zipfile(file):  # PyTorch itself does not look at the checksums
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
@@ -322,7 +422,7 @@ def _pytorch(file):
     if not isinstance(content, dict) or not all(
             isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in content.items()):
         raise ValueError("it holds something other than tensors by name")
-    return {key: (x.shape, x.dtype, lambda x=x: x) for key, x in content.items()}
+    return {key: Entry(x.shape, x.dtype, lambda x=x: x, file) for key, x in content.items()}
 
 
 def _reading(file, read):
@@ -338,7 +438,7 @@ def _reading(file, read):
         raise ValueError(f"{file} is truncated, corrupt or not a file of weights: {error}") from None
 
 
-def _few(items, separator=", "):
+def _few(items: Iterable[str], separator: str = ", ") -> str:
     """The first items of a list in words, and how many more there are."""
     items = list(items)
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""

@@ -1,13 +1,17 @@
-"""Generation: the prompt through the scan, then one step a token, captured in a CUDA graph."""
+"""Generation: the prompt through the scan, then one step per token, captured in a CUDA graph."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ssm_core._checks import as_int, as_positive, as_real
 from ssm_core.mamba._arguments import check_token_range, check_tokens
+from ssm_core.mamba._modules import is_plain
 
 __all__ = ["stream"]
 
@@ -15,11 +19,12 @@ __all__ = ["stream"]
 _captured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def stream(model, input_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None,
-           eos_token_id=None, generator=None, cuda_graph=None):
+def stream(model: Any, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
+           top_k: int | None = None, top_p: float | None = None,
+           eos_token_id: int | list[int] | None = None, generator: torch.Generator | None = None,
+           cuda_graph: bool | None = None) -> Iterator[Tensor]:
     """Check the arguments, which are those of ``MambaLM.generate``; return the iterator of tokens."""
-    device = model.backbone.embedding.weight.device
-    check_tokens(input_ids, device)
+    check_tokens(input_ids, model.backbone.embedding.weight.device)
     if input_ids.shape[1] == 0:
         raise ValueError("input_ids has length 0, expected a prompt of at least one token")
     check_token_range(input_ids, model.config.padded_vocab_size)
@@ -36,9 +41,14 @@ def stream(model, input_ids, max_new_tokens, *, temperature=0.0, top_k=None, top
             for end in (ends if isinstance(ends, (list, tuple)) else [ends])]
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator is a {type(generator).__name__}, expected a torch.Generator")
-    graph = device.type == "cuda" if cuda_graph is None else cuda_graph
-    if graph and device.type != "cuda":
-        raise ValueError(f"cuda_graph is True and the model is on {device}, expected a CUDA device")
+    if cuda_graph and not input_ids.is_cuda:
+        raise ValueError(f"cuda_graph is True and the model is on {input_ids.device}, expected a "
+                         "CUDA device")
+    plain = input_ids.is_cuda and all(_can_be_recorded(module) for module in model.modules())
+    if cuda_graph and not plain:
+        raise ValueError("cuda_graph is True and the model holds modules with hooks or of other "
+                         "classes, expected plain ones: a graph would replay what they did once")
+    graph = plain if cuda_graph is None else cuda_graph
 
     def choose(logits):
         logits = logits[:, -1, :model.config.vocab_size]  # (b, vocabulary)
@@ -47,8 +57,18 @@ def stream(model, input_ids, max_new_tokens, *, temperature=0.0, top_k=None, top
     return _tokens(model, input_ids, new, choose, ends, graph)
 
 
+def _can_be_recorded(module: nn.Module) -> bool:
+    """Whether a module computes the same in every call: it is one of this package or of PyTorch's
+    layers without state beside its parameters, and nothing watches it."""
+    kind = type(module)
+    ours = kind.__module__.startswith("ssm_core.mamba.")
+    known = ours or kind in (nn.Linear, nn.Conv1d, nn.Embedding, nn.ModuleList)
+    return known and is_plain(module, kind)
+
+
 @torch.no_grad()
-def sample(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
+def sample(logits: Tensor, temperature: float = 0.0, top_k: int | None = None,
+           top_p: float | None = None, generator: torch.Generator | None = None) -> Tensor:
     """Choose a token for each row of logits (b, vocabulary): tokens (b,)."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -71,7 +91,7 @@ def _tokens(model, input_ids, new, choose, ends, graph):
     b, device = input_ids.shape[0], input_ids.device
     if new == 0 or b == 0:
         return
-    step = _borrow(model, b) if graph else _PlainStep(model, b)
+    step = _borrow(model, b, device) if graph else _PlainStep(model, b, device)
     ended, ends = torch.zeros(b, dtype=torch.bool, device=device), torch.tensor(ends, device=device)
     tokens = None
     try:
@@ -91,8 +111,8 @@ def _tokens(model, input_ids, new, choose, ends, graph):
 class _PlainStep:
     """The state of b texts that a model reads."""
 
-    def __init__(self, model, b):
-        self.cache = model.allocate_inference_cache(b, max_seqlen=0)
+    def __init__(self, model, b, device):
+        self.cache = model.allocate_inference_cache(b, max_seqlen=0, device=device)
 
     def prefill(self, model, input_ids):
         """Start anew: read the prompt (b, L) and return the logits of its last token (b, 1, ·)."""
@@ -119,8 +139,8 @@ class _CapturedStep(_PlainStep):
     """
 
     @torch.inference_mode(False)  # it may serve outside of it later
-    def __init__(self, model, b):
-        super().__init__(model, b)
+    def __init__(self, model, b, device):
+        super().__init__(model, b, device)
         self.weights = _addresses(model)
         self.tokens = torch.zeros(b, dtype=torch.int64, device=self.cache[0][0].device)
         with torch.cuda.device(self.tokens.device):
@@ -144,14 +164,14 @@ class _CapturedStep(_PlainStep):
         return len(self.tokens) == b and self.weights == _addresses(model)
 
 
-def _borrow(model, b):
+def _borrow(model, b, device):
     """The captured step of a model, recorded anew if its batch size or its weights are others.
 
     It leaves the store until it is given back, so that two generations at a time do not write into
     one state.
     """
     step = _captured.pop(model, None)
-    return step if step is not None and step.fits(model, b) else _CapturedStep(model, b)
+    return step if step is not None and step.fits(model, b) else _CapturedStep(model, b, device)
 
 
 def _addresses(model):

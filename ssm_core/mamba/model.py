@@ -8,51 +8,61 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ssm_core._checks import as_choice, as_int, as_positive
-from ssm_core._tensors import check_boundaries, check_device, check_packed
+from ssm_core._dispatch import is_transformed
+from ssm_core._tensors import Packing, as_packing
 from ssm_core.mamba import _operators, checkpoint, generation
-from ssm_core.mamba._arguments import check_token_range, check_tokens
-from ssm_core.mamba.block import Mamba
+from ssm_core.mamba._arguments import as_flag, check_token_range, check_tokens
+from ssm_core.mamba._modules import is_plain, widened
+from ssm_core.mamba.block import InferenceCache, Mamba
 
 __all__ = ["MambaConfig", "MambaLM"]
 
 _BLOCK_OPTIONS = set(inspect.signature(Mamba).parameters) - {"d_model", "device", "dtype", "layer_idx"}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class MambaConfig:
     """Sizes and options of a :class:`MambaLM`, with the names and defaults of the published ones.
 
+    A configuration does not change; ``dataclasses.replace(config, ...)`` makes another one.
+
     Args:
-        d_model (int): width of the residual stream.
-        n_layer (int): number of blocks.
-        vocab_size (int): number of tokens.
-        ssm_cfg (dict): arguments of :class:`ssm_core.mamba.Mamba` that differ from its defaults.
-        rms_norm (bool): RMSNorm; False is LayerNorm.
-        norm_epsilon (float): added to the mean square before its root.
-        residual_in_fp32 (bool): keep the residual stream in float32 in models of lower precision.
-        fused_add_norm (bool): accepted as published; it chooses a kernel there and nothing here.
-        pad_vocab_size_multiple (int): the embedding has ``vocab_size`` rows rounded up to this. The
-            rows on top are no tokens, and ``generate`` never returns them.
-        tie_embeddings (bool): the head shares the matrix of the embedding.
-        initializer_range (float): standard deviation of the embedding at the start.
-        rescale_prenorm_residual (bool): start ``out_proj`` smaller by the root of ``n_layer``.
-        eos_token_id (int, list or None): the tokens that end a text, where known.
+        d_model: width of the residual stream.
+        n_layer: number of blocks.
+        vocab_size: number of tokens.
+        ssm_cfg: arguments of :class:`ssm_core.mamba.Mamba` that differ from its defaults, and
+            ``"layer": "Mamba1"``, which names that block.
+        rms_norm: RMSNorm; False is LayerNorm.
+        norm_epsilon: added to the mean square before its root.
+        residual_in_fp32: keep the residual stream in float32 in models of lower precision.
+        fused_add_norm: ignored; in the package of the paper's authors it chooses a kernel. Accepted
+            so that published configurations load, and written again.
+        pad_vocab_size_multiple: the embedding has ``vocab_size`` rows rounded up to this. The
+            rows on top are not tokens, and ``generate`` never returns them.
+        tie_embeddings: the head shares the matrix of the embedding.
+        initializer_range: standard deviation of the embedding at the start.
+        rescale_prenorm_residual: start ``out_proj`` smaller by the root of ``n_layer``.
+        eos_token_id: the token or tokens that end a text, where known.
 
     Raises:
-        ValueError, TypeError: a field out of its range, of the wrong kind, or an unknown option in
-            ``ssm_cfg``.
+        ValueError, TypeError: a field out of its range, of the wrong kind, or an option in
+            ``ssm_cfg`` that the block does not accept.
 
     Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023),
     section 4.2 and appendix E.2. Equation eq-mamba-parameters counts the weights.
 
     Example:
+        >>> from ssm_core.mamba import MambaConfig
         >>> MambaConfig(d_model=64, n_layer=2, vocab_size=50277).padded_vocab_size
         50280
     """
@@ -60,7 +70,7 @@ class MambaConfig:
     d_model: int
     n_layer: int
     vocab_size: int
-    ssm_cfg: dict = dataclasses.field(default_factory=dict)
+    ssm_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
     rms_norm: bool = True
     norm_epsilon: float = 1e-5
     residual_in_fp32: bool = True
@@ -71,40 +81,72 @@ class MambaConfig:
     rescale_prenorm_residual: bool = True
     eos_token_id: int | list[int] | None = None
 
-    def __post_init__(self):
-        for name in ("d_model", "n_layer", "vocab_size", "pad_vocab_size_multiple"):
-            setattr(self, name, as_int(getattr(self, name), name))
-        for name in ("norm_epsilon", "initializer_range"):
-            setattr(self, name, as_positive(getattr(self, name), name))
-        for name in ("rms_norm", "residual_in_fp32", "fused_add_norm", "tie_embeddings",
-                     "rescale_prenorm_residual"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} is {getattr(self, name)!r}, expected True or False")
-        if not isinstance(self.ssm_cfg, dict):
-            raise TypeError(f"ssm_cfg is a {type(self.ssm_cfg).__name__}, expected a dict")
-        unknown = sorted(map(str, set(self.ssm_cfg) - _BLOCK_OPTIONS))
+    def __post_init__(self) -> None:
+        for names, check in _FIELD_CHECKS.items():
+            for name in names:
+                object.__setattr__(self, name, check(getattr(self, name), name))
+        unknown = sorted(map(str, set(self.ssm_cfg) - _BLOCK_OPTIONS - {"layer"}))
         if unknown:
             raise ValueError(f"ssm_cfg holds {', '.join(unknown)}, expected options of the Mamba "
                              f"block: {', '.join(sorted(_BLOCK_OPTIONS))}")
+        try:
+            Mamba(**self.block_options(), device="meta")  # it checks each value
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"ssm_cfg does not fit the Mamba block: {error}") from None
 
     @property
-    def padded_vocab_size(self):
+    def padded_vocab_size(self) -> int:
         """Rows of the embedding and columns of the logits."""
         multiple = self.pad_vocab_size_multiple
         return -(-self.vocab_size // multiple) * multiple
+
+    def block_options(self) -> dict[str, Any]:
+        """The arguments of each block: ``d_model`` and ``ssm_cfg`` without the name of the block."""
+        options = {"d_model": self.d_model, **self.ssm_cfg}
+        options.pop("layer", None)
+        return options
+
+
+def _as_ssm_cfg(value, name):
+    """A copy of a dict that names Mamba as its block."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a dict")
+    as_choice(value.get("layer", "Mamba1"), f"{name}['layer']", ("Mamba1",))
+    return dict(value)
+
+
+def _as_tokens(value, name):
+    """None, a token, or a list of tokens."""
+    if isinstance(value, (list, tuple)):
+        return [as_int(token, name, low=0) for token in value]
+    return None if value is None else as_int(value, name, low=0)
+
+
+_FIELD_CHECKS = {
+    ("d_model", "n_layer", "vocab_size", "pad_vocab_size_multiple"): as_int,
+    ("norm_epsilon", "initializer_range"): as_positive,
+    ("rms_norm", "residual_in_fp32", "fused_add_norm", "tie_embeddings",
+     "rescale_prenorm_residual"): as_flag,
+    ("ssm_cfg",): _as_ssm_cfg,
+    ("eos_token_id",): _as_tokens,
+}
 
 
 class MambaLM(nn.Module):
     """A language model of Mamba blocks: token numbers in, logits of the next token out.
 
-    A block sees the normed residual stream, and what it returns is added to the stream. The stream
-    is float32 whatever the dtype of the weights.
+    A block sees the normed residual stream, and its output is added to the stream. The stream is
+    float32 whatever the dtype of the weights.
 
-    Set ``gradient_checkpointing = True`` to keep one hidden state a block for the backward pass and
-    compute the rest again: less memory, and one forward pass more.
+    Set ``gradient_checkpointing = True`` to keep one hidden state per block for the backward pass
+    and compute the rest again: less memory, and one forward pass more.
+
+    With ``config.tie_embeddings`` the head and the embedding are one parameter, and stay so through
+    ``to_empty``, ``load_state_dict`` and ``load_state_dict(assign=True)``. A state dict whose head
+    differs from its embedding is refused.
 
     Args:
-        config (MambaConfig): sizes and options.
+        config: sizes and options.
         device, dtype: of the parameters. ``A_log``, ``D`` and the bias of Δ do not go below
             float32.
 
@@ -113,6 +155,7 @@ class MambaLM(nn.Module):
 
     Example:
         >>> import torch
+        >>> from ssm_core.mamba import MambaConfig, MambaLM
         >>> model = MambaLM(MambaConfig(d_model=16, n_layer=2, vocab_size=32))
         >>> prompt = torch.tensor([[3, 1, 4, 1, 5]])
         >>> model(prompt).shape
@@ -121,7 +164,8 @@ class MambaLM(nn.Module):
         torch.Size([1, 8])
     """
 
-    def __init__(self, config, device=None, dtype=None):
+    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
         if not isinstance(config, MambaConfig):
             raise TypeError(f"config is a {type(config).__name__}, expected a MambaConfig")
@@ -132,20 +176,24 @@ class MambaLM(nn.Module):
                                  device=device, dtype=dtype)
         self._initialize()
         self.tie_weights()
+        self.register_load_state_dict_pre_hook(_check_tied)
+        self.register_load_state_dict_post_hook(_tie_again)
 
-    def forward(self, input_ids, cache=None, *, cu_seqlens=None, num_last_tokens=0):
+    def forward(self, input_ids: Tensor, cache: dict[int, Any] | None = None, *,
+                cu_seqlens: Tensor | Packing | None = None, num_last_tokens: int = 0) -> Tensor:
         """Return the logits of the token that follows each position.
 
         Args:
             input_ids (int64 or int32): tokens (b, L).
-            cache (dict): as ``allocate_inference_cache`` makes it, changed in place: a text in
-                pieces gives the logits of one pass. No gradient flows between pieces.
+            cache: as ``allocate_inference_cache`` makes it, changed in place: a text in pieces
+                gives the logits of one pass. No gradient flows between pieces.
             cu_seqlens (int32): boundaries (sequences + 1,) of texts packed into one row (b = 1); no
-                text sees another. A cache then has one row a text.
-            num_last_tokens (int): logits of that many last positions only; 0 is all of them.
+                text sees another. A cache then has one row per text.
+            num_last_tokens: logits of that many last positions only; 0 is all of them.
 
         Returns:
-            logits (dtype of the weights): (b, L or num_last_tokens, padded vocabulary).
+            (dtype of the weights): logits (b, L or num_last_tokens, padded vocabulary), as a
+            tensor. Other packages return an object with this tensor as its field ``logits``.
 
         Raises:
             ValueError, TypeError: wrong shapes, dtypes, devices, boundaries, or (on a CPU) tokens
@@ -156,73 +204,91 @@ class MambaLM(nn.Module):
         last = as_int(num_last_tokens, "num_last_tokens", low=0)
         if cache is not None and (not isinstance(cache, dict) or len(cache) != self.config.n_layer):
             raise TypeError(f"cache is a {type(cache).__name__}, expected the dict that "
-                            "allocate_inference_cache returns, one entry a block")
-        if not torch.compiler.is_compiling():
-            if table.device.type == "cpu":
-                check_token_range(input_ids, table.shape[0])
-            if cu_seqlens is not None:
-                check_packed(cu_seqlens, input_ids.shape[0], "input_ids")
-                check_device(cu_seqlens, "cu_seqlens", table.device, "the model")
-                check_boundaries(cu_seqlens, input_ids.shape[1])
-        hidden = self.backbone(input_ids, cache, cu_seqlens, self.gradient_checkpointing)
+                            "allocate_inference_cache returns, one entry per block")
+        packing = as_packing(cu_seqlens, input_ids.shape[0], input_ids.shape[1], "input_ids",
+                             input_ids.device)
+        if input_ids.device.type == "cpu" and not (torch.compiler.is_compiling()
+                                                   or is_transformed()):
+            check_token_range(input_ids, table.shape[0])
+        hidden = self.backbone(input_ids, cache, packing, self.gradient_checkpointing)
         return self.lm_head(hidden[:, -last:] if last else hidden)
 
-    def generate(self, input_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None,
-                 eos_token_id=None, generator=None, cuda_graph=None):
-        """Continue texts: the prompt through the scan, then one step a token.
+    def generate(self, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
+                 top_k: int | None = None, top_p: float | None = None,
+                 eos_token_id: int | list[int] | None = None,
+                 generator: torch.Generator | None = None,
+                 cuda_graph: bool | None = None) -> Tensor:
+        """Continue texts: the prompt through the scan, then one step per token.
 
-        Memory and time a token do not depend on how long the text is. On a GPU the step is captured
-        in a CUDA graph; the graph is kept for the next call with the same batch size.
+        Memory and time per token do not depend on how long the text is. On a GPU the step is
+        captured in a CUDA graph, and the graph is kept for the next call with the same batch size,
+        if the model is made of plain modules. A model with adapters, hooks or other modules in it
+        takes its steps one by one.
 
         Args:
             input_ids (int64 or int32): prompts of one length (b, L), L at least 1.
-            max_new_tokens (int): how many tokens to add, 0 or more.
-            temperature (float): 0 takes the most likely token; above 0, logits are divided by it and
-                a token is drawn.
-            top_k (int): draw from the k most likely tokens only.
-            top_p (float): draw from the fewest tokens whose probability is at least this, in (0, 1].
-            eos_token_id (int or list): a row ends with one of these and is filled up with it;
-                generation stops when every row has ended.
-            generator (torch.Generator): source of chance, on the device of the model.
-            cuda_graph (bool): capture the step; None does so on CUDA devices.
+            max_new_tokens: how many tokens to add, 0 or more.
+            temperature: 0 takes the most likely token; above 0, logits are divided by it and a
+                token is drawn.
+            top_k: draw from the k most likely tokens only.
+            top_p: draw from the fewest tokens whose probability is at least this, in (0, 1].
+            eos_token_id: a row ends with one of these and is filled up with it; generation stops
+                when every row has ended.
+            generator: source of chance, on the device of the model.
+            cuda_graph: capture the step; None does so on CUDA devices where the model is plain.
 
         Returns:
-            tokens: prompt and new tokens (b, L + new), in the dtype of ``input_ids``.
+            (dtype of ``input_ids``): prompt and new tokens (b, L + new), each below ``vocab_size``.
 
         Raises:
             ValueError, TypeError: a wrong argument, which the message names.
         """
-        new = generation.stream(self, input_ids, max_new_tokens, temperature=temperature,
-                                top_k=top_k, top_p=top_p, eos_token_id=eos_token_id,
-                                generator=generator, cuda_graph=cuda_graph)
+        new = self.stream(input_ids, max_new_tokens, temperature=temperature, top_k=top_k,
+                          top_p=top_p, eos_token_id=eos_token_id, generator=generator,
+                          cuda_graph=cuda_graph)
         return torch.cat([input_ids, *(tokens[:, None] for tokens in new)], dim=1)
 
-    def stream(self, input_ids, max_new_tokens, **options):
+    def stream(self, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
+               top_k: int | None = None, top_p: float | None = None,
+               eos_token_id: int | list[int] | None = None,
+               generator: torch.Generator | None = None,
+               cuda_graph: bool | None = None) -> Iterator[Tensor]:
         """Yield the tokens (b,) of each step as they come; arguments as for :meth:`generate`."""
-        return generation.stream(self, input_ids, max_new_tokens, **options)
+        return generation.stream(self, input_ids, max_new_tokens, temperature=temperature,
+                                 top_k=top_k, top_p=top_p, eos_token_id=eos_token_id,
+                                 generator=generator, cuda_graph=cuda_graph)
 
-    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None):
-        """Return the state before the first token of every block: {block: (conv, ssm)}, zeros."""
-        return {i: layer.mixer.allocate_inference_cache(batch_size, max_seqlen, dtype)
-                for i, layer in enumerate(self.backbone.layers)}
+    def allocate_inference_cache(self, batch_size: int, max_seqlen: int,
+                                 dtype: torch.dtype | None = None,
+                                 device: torch.device | str | None = None,
+                                 ) -> dict[int, InferenceCache]:
+        """Return the state before the first token of every block, zeros: {block: (conv, ssm)}.
+
+        Arguments as for :meth:`ssm_core.mamba.Mamba.allocate_inference_cache`.
+        """
+        mixers: list[Any] = [layer.mixer for layer in self.backbone.layers]
+        return {i: mixer.allocate_inference_cache(batch_size, max_seqlen, dtype, device)
+                for i, mixer in enumerate(mixers)}
 
     @classmethod
-    def from_pretrained(cls, path, *, device=None, dtype=None, progress=None):
+    def from_pretrained(cls, path: str | os.PathLike[str], *,
+                        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+                        progress: Callable[[int, int], object] | None = None) -> MambaLM:
         """Load a published checkpoint from disk; nothing is downloaded and nothing unpickled.
 
         Both published layouts are read: ``config.json`` with ``pytorch_model.bin`` as the authors
         of the paper publish it, and the one of ``transformers``, ``config.json`` of
-        ``MambaForCausalLM`` with ``model.safetensors`` or ``pytorch_model.bin``, in one file or in
-        shards with an index.
+        ``MambaForCausalLM`` or ``FalconMambaForCausalLM`` with ``model.safetensors`` or
+        ``pytorch_model.bin``, in one file or in shards with an index.
 
         Args:
-            path (str or pathlib.Path): the folder, or the file of weights (or their index) in it.
+            path: the folder, or the file of weights (or their index) in it.
             device: where the model goes.
             dtype: of the weights; by default that of the file.
-            progress (callable): called as ``progress(done, total)`` in bytes while weights load.
+            progress: called as ``progress(done, total)`` in bytes while weights load.
 
         Returns:
-            MambaLM: in evaluation mode.
+            the model, in evaluation mode.
 
         Raises:
             ValueError: no such file; a file that is truncated or corrupt; a configuration of another
@@ -238,31 +304,62 @@ class MambaLM(nn.Module):
         with checkpoint.Weights(weights) as tensors:
             tensors.check(model.state_dict(), tied=model.config.tie_embeddings)
             model.to(dtype or tensors.dtype).to_empty(device=device or torch.get_default_device())
-            model.tie_weights()
             tensors.copy_to(model.state_dict(), progress)
         return model.eval()
 
-    def save_pretrained(self, folder, layout="transformers"):
+    def save_pretrained(self, folder: str | os.PathLike[str], layout: str = "transformers") -> None:
         """Write ``config.json`` and the weights; an interrupted call leaves no half-written file.
 
+        ``generation_config.json`` comes with them: the tokens that end a text, and for transformers
+        the rows of the embedding that are not tokens. A head that differs from the embedding is
+        written, and the configuration says so, whatever ``tie_embeddings`` says. The layout
+        "state-spaces" has no field for ``initializer_range`` and ``rescale_prenorm_residual``,
+        which concern the start of training only.
+
         Args:
-            folder (str or pathlib.Path): made if it is not there.
-            layout (str): "transformers": ``model.safetensors``, which
-                ``transformers.MambaForCausalLM.from_pretrained`` loads; "state-spaces":
+            folder: made if it is not there.
+            layout: "transformers": ``model.safetensors``, which ``transformers.MambaForCausalLM``
+                (with ``mixer_rms_eps``, ``FalconMambaForCausalLM``) loads; "state-spaces":
                 ``pytorch_model.bin`` as the authors of the paper publish it.
 
         Raises:
-            ValueError: an unknown layout; a model that ``transformers`` cannot hold (LayerNorm); a
+            ValueError: an unknown layout; a model that the layout cannot hold (LayerNorm in that of
+                ``transformers``; ``mixer_rms_eps`` or another ``norm_epsilon`` than 1e-5 in the
+                other); weights under other names than the published ones, as adapters leave them; a
                 folder with weights in another format, which would be read instead.
         """
         layout = as_choice(layout, "layout", checkpoint.LAYOUTS)
-        checkpoint.save(self.state_dict(), dataclasses.asdict(self.config),
-                        self.config.padded_vocab_size, folder, layout)
+        state = self.state_dict()
+        checkpoint.check_state(state, MambaLM(self.config, device="meta").state_dict())
+        checkpoint.save(state, dataclasses.asdict(self.config), self.config.padded_vocab_size,
+                        folder, layout)
 
-    def tie_weights(self):
+    def tie_weights(self) -> None:
         """Let the head share the matrix of the embedding, if the configuration says so."""
         if self.config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
+
+    def extra_repr(self) -> str:
+        config = self.config
+        return (f"d_model={config.d_model}, n_layer={config.n_layer}, "
+                f"vocab_size={config.vocab_size}, tie_embeddings={config.tie_embeddings}")
+
+    def _is_tied(self):
+        """Whether head and embedding are one parameter now."""
+        return self._has_plain_ends() and self.lm_head.weight is self.backbone.embedding.weight
+
+    def _has_plain_ends(self):
+        """Whether head and embedding have a parameter each of their own: adapters have none."""
+        return ("weight" in self.lm_head._parameters
+                and "weight" in self.backbone.embedding._parameters)
+
+    def _apply(self, fn, recurse=True):
+        """Convert or move the parameters; a shared one may come out as two."""
+        tied = self._is_tied()
+        super()._apply(fn, recurse)
+        if tied:
+            self.tie_weights()
+        return self
 
     @torch.no_grad()
     def _initialize(self):
@@ -276,86 +373,137 @@ class MambaLM(nn.Module):
                 module.out_proj.weight /= math.sqrt(self.config.n_layer)
 
 
+def _check_tied(model, state, prefix, metadata, *_):
+    """Refuse a state dict for a tied model whose head differs from its embedding.
+
+    Of two matrices the last one loaded would silently replace the other. If numbers are copied, one
+    name is enough to set the one parameter; if parameters are replaced, both names are needed.
+    """
+    if not model.config.tie_embeddings or not model._has_plain_ends():
+        return
+    embedding, head = f"{prefix}backbone.embedding.weight", f"{prefix}lm_head.weight"
+    if embedding in state and head in state:
+        a, b = state[embedding], state[head]
+        if not _equal(a, b):
+            raise ValueError(f"the state dict holds a {head} that differs from {embedding}, "
+                             "expected one matrix, as tie_embeddings is True; a model with "
+                             "tie_embeddings=False holds both")
+    elif metadata.get("assign_to_params_buffers"):
+        for have, lacks in ((embedding, head), (head, embedding)):
+            if have in state:
+                state[lacks] = state[have]
+                break
+
+
+def _tie_again(model, incompatible_keys):
+    """``load_state_dict(assign=True)`` sets two parameters where there was one."""
+    embedding, head = model.backbone.embedding, model.lm_head
+    if model._has_plain_ends() and _equal(embedding.weight, head.weight):
+        model.tie_weights()
+
+
+def _equal(a, b):
+    """Whether two matrices hold the same numbers; on the device meta they hold none."""
+    if a is b:
+        return True
+    if a.is_meta or b.is_meta:
+        return a.is_meta and b.is_meta
+    return a.shape == b.shape and torch.equal(a, b.to(a))
+
+
 class Backbone(nn.Module):
     """Embedding, blocks and last norm: tokens (b, L) to hidden states (b, L, d_model)."""
 
-    def __init__(self, config, device=None, dtype=None):
+    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.residual_in_fp32 = config.residual_in_fp32
-        like = {"device": device, "dtype": dtype}
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model, **like)
-        self.layers = nn.ModuleList(Layer(config, like) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Layer(config, **like) for _ in range(config.n_layer))
         self.norm_f = _norm(config, like)
 
-    def forward(self, input_ids, cache=None, cu_seqlens=None, recomputed=False):
+    def forward(self, input_ids: Tensor, cache: dict[int, Any] | None = None,
+                packing: Packing | None = None, recomputed: bool = False) -> Tensor:
         """Run all blocks; with ``recomputed`` their inner tensors are not kept for the backward."""
-        residual = self.embedding(input_ids)  # (b, L, d_model)
+        hidden = self.embedding(input_ids)  # (b, L, d_model)
         if self.residual_in_fp32:
-            residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
-        if self._may_join(residual):
-            return self._joined(residual, cache, cu_seqlens)
+            hidden = widened(hidden, hidden)
+        residual = None
         recomputed = recomputed and cache is None and torch.is_grad_enabled()
         for i, layer in enumerate(self.layers):
             state = None if cache is None else cache[i]
             if recomputed:
-                residual = recompute(layer, residual, state, cu_seqlens, use_reentrant=False)
+                stream = hidden if residual is None else residual + hidden  # one tensor to keep
+                hidden, residual = recompute(layer, stream, None, state, packing,
+                                             use_reentrant=False)
             else:
-                residual = layer(residual, state, cu_seqlens)
-        return self.norm_f(residual)
-
-    def _may_join(self, residual):
-        """Whether sums may be joined with the norms after them: not where a hook watches either."""
-        if not _fuses(residual) or not isinstance(self.norm_f, RMSNorm):
-            return False
-        watched = [self.norm_f, *(m for layer in self.layers for m in (layer, layer.norm))]
-        return not any(m._forward_hooks or m._forward_pre_hooks for m in watched)
-
-    def _joined(self, residual, cache, cu_seqlens):
-        """All blocks and the last norm, with one pass over the stream from a block to the next."""
-        hidden = self.layers[0].norm(residual)
-        norms = [*(layer.norm for layer in self.layers[1:]), self.norm_f]
-        for i, (layer, norm) in enumerate(zip(self.layers, norms)):
-            state = None if cache is None else cache[i]
-            added = layer.mixer(hidden, state, cu_seqlens=cu_seqlens)
-            residual, hidden = _operators.add_norm(residual, added, norm.weight, norm.eps)
-        return hidden
+                hidden, residual = layer(hidden, residual, state, packing)
+        return _add_and_norm(self.norm_f, hidden, residual)[0]
 
 
 class Layer(nn.Module):
-    """Norm and block, added to the residual stream (b, L, d_model)."""
+    """Norm and block. The sum with the residual stream (b, L, d_model) is left to the next layer,
+    because there it takes one kernel together with the norm."""
 
-    def __init__(self, config, like):
+    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm = _norm(config, like)
-        self.mixer = Mamba(config.d_model, **config.ssm_cfg, **like)
+        self.mixer = Mamba(**config.block_options(), **like)
 
-    def forward(self, residual, state, cu_seqlens):
-        return residual + self.mixer(self.norm(residual), state, cu_seqlens=cu_seqlens)
+    def forward(self, hidden: Tensor, residual: Tensor | None = None, cache: Any = None,
+                packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Return the output of the block and the stream that it is to be added to.
+
+        Args:
+            hidden: the output (b, L, d_model) of the layer before.
+            residual: the stream that this is to be added to; None where hidden is the stream.
+            cache, packing: as ``cache`` and ``cu_seqlens`` of :meth:`Mamba.forward`.
+        """
+        normed, residual = _add_and_norm(self.norm, hidden, residual)
+        return self.mixer(normed, cache, cu_seqlens=packing), residual
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis, computed in float32, returned as the weight's dtype."""
 
-    def __init__(self, width, eps, device=None, dtype=None):
+    def __init__(self, width: int, eps: float, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if _fuses(x):
-            return _operators.add_norm(x, None, self.weight, self.eps)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight = self.weight.to(wide)
-        return functional.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(self.weight.dtype)
+            return cast(Tensor, _operators.add_norm(x, None, self.weight, self.eps))
+        wide = widened(x, x)
+        weight = widened(self.weight, x)
+        return functional.rms_norm(wide, weight.shape, weight, self.eps).to(self.weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps:g}"
 
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm computed in float32, returned as the weight's dtype."""
 
-    def forward(self, x):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return functional.layer_norm(x.to(wide), self.normalized_shape, self.weight.to(wide),
-                                     self.bias.to(wide), self.eps).to(self.weight.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        wide = widened(x, x)
+        return functional.layer_norm(wide, self.normalized_shape, widened(self.weight, x),
+                                     widened(self.bias, x), self.eps).to(self.weight.dtype)
+
+
+def _add_and_norm(norm, hidden, residual):
+    """The norm of hidden + residual, and that sum."""
+    if residual is None:
+        return norm(hidden), hidden
+    if is_plain(norm, RMSNorm) and _fuses(residual):
+        total, normed = _operators.add_norm(residual, hidden, norm.weight, norm.eps)
+        return normed, total
+    total = residual + hidden
+    return norm(total), total
 
 
 def _fuses(x):

@@ -133,7 +133,8 @@ def test_models_come_back_as_they_were(tmp_path, layout, block, tie_embeddings, 
     assert mixer.A_log._no_weight_decay and mixer.dt_proj.bias._no_reinit
     assert torch.equal(model(text()), back(text()))
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
-        "config.json", "model.safetensors" if layout == "transformers" else "pytorch_model.bin"]
+        "config.json", "generation_config.json",
+        "model.safetensors" if layout == "transformers" else "pytorch_model.bin"]
 
 
 def test_what_transformers_does_not_have_comes_back_in_the_other_layout(tmp_path):
@@ -330,14 +331,16 @@ def test_tensors_that_do_not_fit_are_named(folder, change, message):
         ("transformers", {"state_size": 8}, "A_log has shape"),
         ("transformers", {"use_bias": True}, "missing backbone.layers.0.mixer.in_proj.bias"),
         ("transformers", {"tie_word_embeddings": False}, "missing lm_head.weight"),
-        ("transformers", {"model_type": "falcon_mamba"}, "type 'falcon_mamba', expected 'mamba'"),
+        ("transformers", {"model_type": "mamba2"},
+         "type 'mamba2', expected one of: mamba, falcon_mamba"),
+        ("transformers", {"unpadded_vocab_size": 33}, "unpadded_vocab_size 33, expected at most"),
         ("transformers", {"hidden_act": "gelu"}, "hidden_act 'gelu', expected 'silu'"),
         ("transformers", {"intermediate_size": 48}, "intermediate_size 48, expected .* = 32"),
         ("transformers", {"hidden_size": "wide"}, "hidden_size is 'wide', expected an integer"),
         ("transformers", {"time_step_rank": 0}, "dt_rank is 0"),
         ("state-spaces", {"n_layer": 0}, "n_layer is 0"),
         ("state-spaces", {"vocab_size": 40}, "embedding.weight has shape"),
-        ("state-spaces", {"ssm_cfg": {"layer": "Mamba2"}}, "type 'Mamba2', expected 'Mamba1'"),
+        ("state-spaces", {"ssm_cfg": {"layer": "Mamba2"}}, "is 'Mamba2', expected one of: Mamba1"),
         ("state-spaces", {"ssm_cfg": {"headdim": 64}}, "ssm_cfg holds headdim"),
         ("state-spaces", {"attn_layer_idx": [1]}, "attn_layer_idx"),
         ("state-spaces", {"n_head": 12}, "not expected n_head"),

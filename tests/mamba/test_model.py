@@ -170,9 +170,10 @@ def test_the_residual_stream_is_float32_in_a_bfloat16_model():
     seen = []
     for wide in (True, False):
         model = make(dtype=torch.bfloat16, residual_in_fp32=wide)
-        model.backbone.layers[1].register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype))
+        model.backbone.layers[1].register_forward_pre_hook(
+            lambda _, x: seen.append((x[0].dtype, x[1].dtype)))  # what is added, and to what
         assert model(text()).dtype == torch.bfloat16
-    assert seen == [torch.float32, torch.bfloat16]
+    assert seen == [(torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
 
 
 def test_bfloat16_stays_near_float32():
@@ -369,7 +370,7 @@ def test_bad_configurations_are_named(fields, error, message):
         ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 31"),
         ({"num_last_tokens": -1}, ValueError, "num_last_tokens is -1"),
         ({"cache": [1]}, TypeError, "cache is a list, expected the dict"),
-        ({"cache": {0: None}}, TypeError, "one entry a block"),
+        ({"cache": {0: None}}, TypeError, "one entry per block"),
         ({"cu_seqlens": torch.tensor([0, 11]).int()}, ValueError, "input_ids has batch size 2"),
         ({"input_ids": text(1), "cu_seqlens": torch.tensor([0, 10]).int()}, ValueError,
          r"cu_seqlens runs from 0 to 10"),
