@@ -18,7 +18,7 @@ import time
 import torch
 
 from benchmarks import gpu, record
-from ssm_core.s4 import parameter_groups
+from ssm_core.optim import parameter_groups
 
 try:
     from tqdm import tqdm
@@ -170,14 +170,8 @@ class _Run:
 
 
 def _optimizer(model, settings, device, graph):
-    """AdamW; what a model marks with ``_no_weight_decay`` is spared it."""
+    """AdamW, with the groups of :func:`ssm_core.optim.parameter_groups`."""
     groups = parameter_groups(model, settings.lr, weight_decay=settings.weight_decay)
-    for group in list(groups):
-        spared = [p for p in group["params"] if getattr(p, "_no_weight_decay", False)]
-        if spared:
-            ids = {id(p) for p in spared}
-            group["params"] = [p for p in group["params"] if id(p) not in ids]
-            groups.append(group | {"params": spared, "weight_decay": 0.0})
     for group in groups:
         group["highest_lr"] = group["lr"]
         if graph:

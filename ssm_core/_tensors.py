@@ -20,6 +20,7 @@ torch.compile, checkpointing of activations, hooks and wrappers take it for a tu
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 from ssm_core._dispatch import needs_operator
 
 __all__ = ["Packing", "as_packing", "check_boundaries", "check_device", "check_kind",
-           "check_packed", "check_shape", "dtype_name"]
+           "check_packed", "check_shape", "dtype_name", "no_autocast", "widest_float"]
 
 
 def check_kind(value: Any, name: str) -> None:
@@ -162,3 +163,15 @@ def _(cu_seqlens: Tensor, L: int) -> Tensor:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype without the package: float32."""
     return str(dtype).removeprefix("torch.")
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """The widest floating-point dtype of a device: float64, or float32 on Apple's GPUs (MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off for a block of code; some devices (meta) do not have it at all."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -130,11 +130,9 @@ def _layer_pass(device, name, width, L):
     u = torch.randn(1, L, width, device=device, requires_grad=True)
     weights = torch.randn_like(u)
     inputs = [u, *layer.parameters()]
-    options = {} if name == "dense" else {"return_state": False}
 
     def both():
-        y = layer(u, **options)
-        torch.autograd.grad(y if name == "dense" else y[0], inputs, weights)
+        torch.autograd.grad(layer(u), inputs, weights)
 
     return both
 
@@ -296,7 +294,7 @@ def _steps(device, N, channels=64, batch=8):
     steps = {"step_dense": _no_grad(lambda: A @ x + u.T[:, None])}
     for name, layer in (("step_dplr", S4(channels, N)), ("step_diagonal", S4D(channels, N))):
         layer = layer.to(device)
-        steps[name] = _no_grad(layer.step, u, layer.default_state(batch))
+        steps[name] = _no_grad(layer.stepper().step, u, layer.default_state(batch))
     return steps
 
 
@@ -322,15 +320,15 @@ def _accuracy():
     for name, make in makers.items():
         torch.manual_seed(0)
         layer, u = make(), torch.randn(1, LONGEST, 4)
-        state, steps = layer.default_state(1), []
+        stepper, state, steps = layer.stepper(), layer.default_state(1), []
         for sample in u.unbind(1):
-            y, state = layer.step(sample, state)
+            y, state = stepper.step(sample, state)
             steps.append(y)
         recurrence = torch.stack(steps, 1)
         with torch.no_grad():
             lengths = [2**k for k in range(8, LONGEST.bit_length())]
-            convolutions = [layer(u[:, :L], return_state=False)[0] for L in lengths]
-            exact = layer.double()(u.double(), return_state=False)[0]
+            convolutions = [layer(u[:, :L]) for L in lengths]
+            exact = layer.double()(u.double())
         for L, convolution in zip(lengths, convolutions):
             largest = exact[:, :L].abs().max()
             rows.append({"layer": name, "L": L} | {

@@ -96,8 +96,8 @@ class LSTM(nn.Module):
         self.lstm = open_lstm(1, width, 2, dropout)
         self.decoder = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
-    def forward(self, u, *, return_state=False):
-        return self.decoder(self.lstm(u)[0].mean(1)), None
+    def forward(self, u):
+        return self.decoder(self.lstm(u)[0].mean(1))
 
 
 class Transformer(nn.Module):
@@ -113,11 +113,11 @@ class Transformer(nn.Module):
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.decoder = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
-    def forward(self, u, *, return_state=False):
+    def forward(self, u):
         with torch.autocast(u.device.type, torch.bfloat16, enabled=u.is_cuda,
                             cache_enabled=False):  # flash attention: a ninth of the memory
             y = self.layers(self.encoder(u) + self.position)
-        return self.decoder(y.float().mean(1)), None
+        return self.decoder(y.float().mean(1))
 
 
 _OTHERS = {"lstm": LSTM, "transformer": Transformer}
@@ -142,6 +142,5 @@ class DelayLine(nn.Module):
             self.ssm = S4(width, d_state, name, **scale)
         self.read = nn.Linear(width, 1)
 
-    def forward(self, u, *, return_state=False):
-        y, _ = self.ssm(u.expand(-1, -1, self.ssm.d_model), return_state=False)
-        return self.read(y), None
+    def forward(self, u):
+        return self.read(self.ssm(u.expand(-1, -1, self.ssm.d_model)))

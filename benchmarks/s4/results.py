@@ -26,14 +26,14 @@ def draw(arguments):
     originals = task.test[0][:COUNT]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.nn.functional.pad(originals[:, :GIVEN], (1, 0))  # a zero comes before the first
-    logits, states = model(_grey(pixels))
-    logits = logits[:, -1]
+    logits, states = model(_grey(pixels), return_state=True)
+    logits, stepper = logits[:, -1], model.stepper()
     for _ in range(originals.shape[1] - GIVEN):
         chances = torch.softmax(logits.double(), -1).cpu()
         new = torch.multinomial(chances, 1, generator=generator).to(device, torch.uint8)
         pixels = torch.cat([pixels, new], 1)
-        logits, states = model.step(_grey(new)[:, 0], states)
-    whole = model(_grey(pixels))[0][:, -1]  # the same weights as a convolution over all of it
+        logits, states = stepper.step(_grey(new)[:, 0], states)
+    whole = model(_grey(pixels))[:, -1]  # the same weights as a convolution over all of it
     difference = ((whole - logits).abs().max() / whole.abs().max()).item()
     if not difference < 1e-3:
         raise AssertionError(f"the recurrence differs from the convolution by {difference:.3g}")

@@ -42,10 +42,10 @@ class Digits:
 
     def loss(self, model, batch):
         pixels, labels = batch
-        return functional.cross_entropy(model(_grey(pixels), return_state=False)[0], labels)
+        return functional.cross_entropy(model(_grey(pixels)), labels)
 
     def measure(self, model):
-        right = sum((model(_grey(pixels), return_state=False)[0].argmax(1) == labels).sum()
+        right = sum((model(_grey(pixels)).argmax(1) == labels).sum()
                     for pixels, labels in zip(*(x.split(500) for x in self.test)))
         return {"accuracy": right.item() / len(self.test[1])}
 
@@ -61,7 +61,7 @@ class Drawing(Digits):
     def loss(self, model, batch):
         pixels = batch[0]
         before = functional.pad(pixels[:, :-1], (1, 0))
-        y = model(_grey(before), return_state=False)[0]
+        y = model(_grey(before))
         return functional.cross_entropy(y.flatten(0, 1), pixels.flatten().long())
 
     def measure(self, model):
@@ -104,7 +104,7 @@ class Delay:
     def loss(self, model, batch):
         """Mean squared error, as a share of the signal's variance of 1."""
         (u,) = batch
-        y, _ = model(u, return_state=False)
+        y = model(u)
         return (y[:, self.LAG :] - u[:, : -self.LAG]).square().mean()
 
     def measure(self, model):

@@ -70,7 +70,9 @@ class StateSpace(nn.Module):
 
     def forward(self, tokens, state=None, *, last=0, return_state=False):
         samples = functional.one_hot(tokens, self.vocab).float()
-        logits, state = self.blocks(samples, state, return_state=return_state)
+        if not return_state:
+            return self.blocks(samples, state)[:, -last:], None
+        logits, state = self.blocks(samples, state, return_state=True)
         return logits[:, -last:], state
 
 

@@ -1,7 +1,8 @@
 r"""Diagonal state space models, S4D: A is diagonal, and its kernel one sum of exponentials.
 
-:func:`s4d_modes` gives the eigenvalues to start from; :class:`Diagonal` is a batch of H systems,
-discretized, in PyTorch: kernel, one step, and the states at both ends of a sequence.
+:func:`s4d_modes` gives the eigenvalues to start from; :class:`Diagonal` is a batch of H systems
+with a step size each, in PyTorch: its kernel, its recurrence, and the states at both ends of a
+sequence.
 
 Powers are exponentials of the exact logarithm, :math:`\bar\lambda^k = e^{k \log \bar\lambda}`, in
 complex128: a phase of k Im λ Δ at k = 16384 has lost four of the seven digits of float32.
@@ -14,14 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssm_core._checks import as_choice, as_int
 from ssm_core.s4.dplr import dplr
+from ssm_core.s4.recurrence import Recurrence, check_system, check_tensor
 
 __all__ = ["Diagonal", "s4d_modes"]
 
+_METHODS = "zoh", "bilinear"
 
-def s4d_modes(init, N):
+
+def s4d_modes(init: str, N: int) -> np.ndarray:
     r"""Eigenvalues of a diagonal A to begin training with.
 
     ========  =================================================================================
@@ -42,12 +47,13 @@ def s4d_modes(init, N):
 
     Raises:
         ValueError: an unknown init, N below 1, or odd where modes come in pairs
-        TypeError:  N is no integer
+        TypeError:  N is not an integer
 
     Book: eq-s4d-init. Source: Gu, Gupta, Goel and Ré, "On the Parameterization and Initialization
     of Diagonal State Space Models" (2022), section 4.
 
     Example:
+        >>> from ssm_core.s4 import s4d_modes
         >>> s4d_modes("lin", 6).round(2)
         array([-0.5+0.j  , -0.5+3.14j, -0.5+6.28j])
     """
@@ -66,101 +72,150 @@ _MODES = {
 }
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagonal:
-    r"""H systems with a diagonal A side by side, discretized.
+    r"""H systems with a diagonal A side by side, with a step size each.
 
     The output is :math:`y = 2 \operatorname{Re}(C x)`, where the n modes stand for themselves and
     their conjugates; for real modes that is twice :math:`C x`.
 
+    All tensors are on one device and of one precision: complex128 with float64, or complex64 with
+    float32 where a device has no more. Shapes and dtypes are checked, numbers are not: reading
+    them would make a GPU wait. Nothing is computed beforehand, so that every call works with the
+    numbers that the tensors hold at that time.
+
     Args:
-        Lambda (complex128): eigenvalues (H, n), Re < 0, per unit of time
+        Lambda (complex128): eigenvalues (H, n), Re < 0 (0 is allowed), per unit of time
         B (complex128):      input weights (H, n)
         C (complex128):      output weights (outputs, H, n), several outputs of one state
         dt (float64):        steps (H,), above 0, in units of time
         method (str):        zoh | bilinear
 
+    Raises:
+        TypeError:  an argument that is not a tensor, or of the wrong dtype
+        ValueError: a wrong shape or device, or an unknown method
+
     Book: eq-s4d-kernel. Source: as :func:`s4d_modes`, section 3.
 
     Example:
+        >>> import torch
+        >>> from ssm_core.s4 import Diagonal, s4d_modes
         >>> modes = torch.tensor(s4d_modes("lin", 8))[None]
         >>> C = torch.ones(1, 1, 4, dtype=torch.complex128)
         >>> dt = torch.tensor([0.1], dtype=torch.float64)
-        >>> Diagonal(modes, torch.ones_like(modes), C, dt, "zoh").kernel(100).shape
+        >>> system = Diagonal(modes, torch.ones_like(modes), C, dt, "zoh")
+        >>> system
+        Diagonal(H=1, n=4, outputs=1, method='zoh')
+        >>> system.kernel(100).shape
         torch.Size([1, 1, 100])
     """
 
-    Lambda: torch.Tensor
-    B: torch.Tensor
-    C: torch.Tensor
-    dt: torch.Tensor
+    Lambda: Tensor
+    B: Tensor
+    C: Tensor
+    dt: Tensor
     method: str
 
-    def __post_init__(self):
-        x = self.Lambda * self.dt[:, None]  # (H, n)
-        if self.method == "zoh":
-            self._log_decay, hold = x, torch.expm1(x) / self.Lambda
-        else:
-            self._log_decay, hold = torch.log((1 + x / 2) / (1 - x / 2)), self.dt[:, None] / (1 - x / 2)
-        self._decay = torch.exp(self._log_decay)  # of one step
-        self._input = hold * self.B  # B of the sequence update
+    def __post_init__(self) -> None:
+        as_choice(self.method, "method", _METHODS)
+        check_system(self.Lambda, self.B, self.C, self.dt)
 
-    def kernel(self, L):
+    def __repr__(self) -> str:
+        outputs, H, n = self.C.shape
+        return f"Diagonal(H={H}, n={n}, outputs={outputs}, method={self.method!r})"
+
+    def kernel(self, L: int) -> Tensor:
         r"""Convolution kernels :math:`K_j = 2 \operatorname{Re} \sum_n C_n \bar B_n
-        \bar\lambda_n^j`, float64 (outputs, H, L).
+        \bar\lambda_n^j`, float64 (outputs, H, L), for L of at least 1.
 
         Time O(N L), memory O(N √L + L), for each system (eq-s4d-split).
         """
-        return self._decaying_sums(self.C * self._input, L)
+        log_decay, B = self._discretized()
+        return _decaying_sums(self.C * B, log_decay, as_int(L, "L"))
 
-    def step(self, x, u):
-        """The state after one more sample: x (..., H, n) and u (..., H) to x."""
-        return self._decay * x + self._input * u[..., None]
+    def discretize(self) -> Recurrence:
+        """The recurrence with a step of dt, for one sample after another."""
+        log_decay, B = self._discretized()
+        return Recurrence(torch.exp(log_decay), B, self.C)
 
-    def output(self, x):
-        """What the state x (..., H, n) shows: 2 Re(C x), (outputs, ..., H)."""
-        return 2 * torch.einsum("ohn,...hn->o...h", self.C, x).real
+    def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One sample: u (..., H) and the state x (..., H, n) to (y, x), with y (outputs, ..., H).
 
-    def last_state(self, u, x=None):
+        It discretizes at every call; for many steps take ``discretize()`` once.
+        """
+        return self.discretize().step(u, x)
+
+    def last_state(self, u: Tensor, x: Tensor | None = None) -> Tensor:
         """The state after the signals u (batch, H, L), begun at x (batch, H, n) or at zero.
 
         Time O(N L), memory O(N √L) beside the signals.
         """
-        L = u.shape[-1]
+        check_tensor(u, "u", ("batch", "H", "L"), self.Lambda.real)
+        log_decay, B = self._discretized()
+        L = as_int(u.shape[-1], "L")
         T, pieces = _tiling(L)
-        within = self._powers(range(T - 1, -1, -1)) * self._input[..., None]  # (H, n, T)
-        across = self._powers(range(T * (pieces - 1), -1, -T))  # (H, n, pieces)
+        within = _powers(log_decay, range(T - 1, -1, -1)) * B[..., None]  # (H, n, T)
+        across = _powers(log_decay, range(T * (pieces - 1), -1, -T))  # (H, n, pieces)
         # Zeros in front leave a zero state as it is, and make the pieces whole.
-        u = torch.nn.functional.pad(u, (T * pieces - L, 0)).unflatten(-1, (pieces, T))
-        ends = torch.einsum("hnt,bhit->bhni", within, u.to(within.dtype))
+        padded = torch.nn.functional.pad(u, (T * pieces - L, 0)).unflatten(-1, (pieces, T))
+        ends = torch.einsum("hnt,bhit->bhni", within, padded.to(within.dtype))
         state = (ends * across).sum(-1)
-        return state if x is None else state + torch.exp(L * self._log_decay) * x
+        if x is None:
+            return state
+        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda, batch=len(u))
+        return state + torch.exp(L * log_decay) * x
 
-    def response(self, x, L):
+    def response(self, x: Tensor, L: int) -> Tensor:
         """What the state x (batch, H, n) alone adds to the next L outputs, (outputs, batch, H, L)."""
-        return self._decaying_sums(self.C[:, None] * self._decay * x, L)
+        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda)
+        log_decay, _ = self._discretized()
+        return _decaying_sums(self.C[:, None] * torch.exp(log_decay) * x, log_decay, as_int(L, "L"))
 
-    def _decaying_sums(self, weights, L):
-        """2 Re of the sum over modes of weights (..., H, n) times their powers 0 to L - 1.
-
-        With T near the root of L and j = i T + t, the power j is one of √L large ones times one of
-        √L small ones, so that the sum over modes is a product of two small matrices.
-        """
-        T, pieces = _tiling(L)
-        within = self._powers(range(T))  # (H, n, T)
-        across = weights[..., None] * self._powers(range(0, T * pieces, T))  # (..., H, n, pieces)
-        left = torch.cat([across.real, -across.imag], dim=-2).mT
-        right = torch.cat([within.real, within.imag], dim=-2)
-        return 2 * (left @ right).flatten(-2)[..., :L]
-
-    def _powers(self, steps):
-        """The factors of so many steps, for each number of a range, (H, n, len(steps))."""
-        k = torch.arange(steps.start, steps.stop, steps.step, dtype=self.dt.dtype,
-                         device=self.dt.device)
-        return torch.exp(self._log_decay[..., None] * k)
+    def _discretized(self) -> tuple[Tensor, Tensor]:
+        """The logarithm of the decay in one step, and B of the sequence update, both (H, n)."""
+        dt = self.dt[:, None]
+        x = self.Lambda * dt
+        if self.method == "zoh":
+            return x, dt * _expm1_over(x) * self.B
+        factor = (1 + x / 2) / (1 - x / 2)
+        # It is 0 at x = -2. A logarithm of -inf would give NaN for its power 0, which is 1.
+        return torch.log(factor + _ALMOST_ZERO * (factor == 0)), dt / (1 - x / 2) * self.B
 
 
-def _tiling(L):
+_ALMOST_ZERO = 1e-18  # its square is still a number of float32, which a division by it needs
+
+
+def _expm1_over(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x and its derivatives, also at x = 0."""
+    small = (x.real.abs() < 0.01) & (x.imag.abs() < 0.01)
+    series = torch.ones_like(x)
+    for k in range(8, 1, -1):
+        series = 1 + x * series / k
+    return torch.where(small, series, torch.expm1(x) / torch.where(small, 1, x))
+
+
+def _decaying_sums(weights: Tensor, log_decay: Tensor, L: int) -> Tensor:
+    """2 Re of the sum over modes of weights (..., H, n) times their powers 0 to L - 1.
+
+    With T near the root of L and j = i T + t, the power j is one of √L large ones times one of
+    √L small ones, so that the sum over modes is a product of two small matrices.
+    """
+    T, pieces = _tiling(L)
+    within = _powers(log_decay, range(T))  # (H, n, T)
+    across = weights[..., None] * _powers(log_decay, range(0, T * pieces, T))  # (..., H, n, pieces)
+    left = torch.cat([across.real, -across.imag], dim=-2).mT
+    right = torch.cat([within.real, within.imag], dim=-2)
+    return 2 * (left @ right).flatten(-2)[..., :L]
+
+
+def _powers(log_decay: Tensor, steps: range) -> Tensor:
+    """The factors of so many steps, for each number of a range, (H, n, len(steps))."""
+    k = torch.arange(steps.start, steps.stop, steps.step, dtype=log_decay.real.dtype,
+                     device=log_decay.device)
+    return torch.exp(log_decay[..., None] * k)
+
+
+def _tiling(L: int) -> tuple[int, int]:
     """T near the root of L, and how many pieces of T cover L."""
     T = 1 << math.ceil(math.log2(L) / 2)
     return T, -(-L // T)

@@ -30,10 +30,11 @@ __all__ = ["kernel_from_sums"]
 # The kernel is read off its generating function on a circle of radius r < 1. There the samples
 # that come after the 2L in view add r^(2L) times their size, and rounding errors grow by r^(-L).
 # The two are equal where r^(2L) is the machine precision to the power 2/3.
-_ALIASING = np.finfo(np.float64).eps ** (2 / 3)
+_ALIASING = {torch.float64: float(np.finfo(np.float64).eps) ** (2 / 3),
+             torch.float32: float(np.finfo(np.float32).eps) ** (2 / 3)}
 
 
-def kernel_from_sums(a, b, poles, L, rank):
+def kernel_from_sums(a: Tensor, b: Tensor, poles: Tensor, L: int, rank: int) -> Tensor:
     r"""The kernel whose generating function is made of Cauchy sums, differentiable once.
 
     The sums are a matrix at each point, with a row for each column of P and for each output, and a
@@ -48,8 +49,10 @@ def kernel_from_sums(a, b, poles, L, rank):
         L (int):            length of the kernel
         rank (int):         columns of P
 
+    float32 and complex64 instead give a kernel in float32, with three digits.
+
     Returns:
-        K (outputs, H, L), float64
+        K (outputs, H, L), in the dtype of a
 
     Book: eq-s4-generating, eq-s4-kernel, eq-s4-circle. Source: Gu, Goel and Ré, "Efficiently
     Modeling Long Sequences with Structured State Spaces" (2022), section 3; the circle is that of
@@ -67,7 +70,7 @@ def kernel_from_sums(a, b, poles, L, rank):
 
 def _kernel(a: Tensor, b: Tensor, poles: Tensor, L: int,
             rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    s = _points(L, a.device)
+    s = _points(L, a)
     sums = cauchy_sums(a, b, torch.view_as_complex(poles), s).unflatten(1, (-1, rank + 1))
     rows, columns = [], []
     for i in range(rank):  # sums (H, rank + outputs, rank + 1, F)
@@ -77,7 +80,7 @@ def _kernel(a: Tensor, b: Tensor, poles: Tensor, L: int,
         sums = sums - sums[:, :, i, None] * rows[i][:, None]
     # With s = 2 (1 - z) / (1 + z), the factor 2 / (1 + z) of the generating function is 1 + s / 2.
     generating = (sums[:, rank:, -1] * (1 + s / 2)).transpose(0, 1)  # (outputs, H, F)
-    K = torch.fft.irfft(generating, 2 * L)[..., :L] * _growth(L, a.device)
+    K = torch.fft.irfft(generating, 2 * L)[..., :L] * _growth(L, a)
     return K.contiguous(), torch.stack(rows), torch.stack(columns), s
 
 
@@ -87,7 +90,7 @@ _operator = torch.library.custom_op("ssm_core::dplr_kernel", _kernel, mutates_ar
 @_operator.register_fake
 def _(a, b, poles, L, rank):
     H, K, _ = a.shape
-    F, outputs, dtype = L + 1, K // (rank + 1) - rank, torch.complex128
+    F, outputs, dtype = L + 1, K // (rank + 1) - rank, a.dtype.to_complex()
     return (a.new_empty(outputs, H, L), a.new_empty(rank, H, rank + 1, F, dtype=dtype),
             a.new_empty(rank, H, rank + outputs, F, dtype=dtype), a.new_empty(F, dtype=dtype))
 
@@ -97,7 +100,7 @@ def _kernel_backward(dK: Tensor, a: Tensor, b: Tensor, poles: Tensor, rows: Tens
     outputs, H, L = dK.shape
     rank = len(rows)
     # The inverse FFT of a real signal counts all points but the first and the last one twice.
-    dgenerating = torch.fft.rfft(dK * _growth(L, dK.device), 2 * L, norm="forward") * 2
+    dgenerating = torch.fft.rfft(dK * _growth(L, dK), 2 * L, norm="forward") * 2
     dgenerating[..., :: L] /= 2
     dsums = s.new_zeros(H, rank + outputs, rank + 1, L + 1)
     dsums[:, rank:, -1] = (dgenerating * (1 + s / 2).conj_physical()).transpose(0, 1)
@@ -149,17 +152,18 @@ class _Kernel(Function):
     backward = staticmethod(_differentiate)
 
 
-def _radius(L):
-    return math.exp(math.log(_ALIASING) / (2 * L))
+def _radius(L: int, dtype: torch.dtype) -> float:
+    return math.exp(math.log(_ALIASING[dtype]) / (2 * L))
 
 
-def _points(L, device):
+def _points(L: int, like: Tensor) -> Tensor:
     """s = 2 (1 - z) / (1 + z) on the lower half of the circle (L + 1,); the upper is conjugate."""
-    angles = torch.linspace(0, -math.pi, L + 1, dtype=torch.float64, device=device)
-    z = torch.polar(torch.full_like(angles, _radius(L)), angles)
+    angles = torch.linspace(0, -math.pi, L + 1, dtype=like.dtype, device=like.device)
+    z = torch.polar(torch.full_like(angles, _radius(L, like.dtype)), angles)
     return 2 * (1 - z) / (1 + z)
 
 
-def _growth(L, device):
+def _growth(L: int, like: Tensor) -> Tensor:
     """What makes the samples on the circle those of the kernel: r to the power -j (L,)."""
-    return _radius(L) ** -torch.arange(L, dtype=torch.float64, device=device)
+    exponents = torch.arange(L, dtype=like.dtype, device=like.device)
+    return _radius(L, like.dtype) ** -exponents

@@ -1,191 +1,241 @@
 r"""S4 and S4D as layers of a network: d_model independent systems side by side.
 
-Both train as a convolution (``forward``) and run as a recurrence (``step``) with the same weights,
-and both take the state before the first sample and return the one after the last, so that a signal
-can come in pieces.
+Both train as a convolution (``forward``) and run as a recurrence (``step``) with the same
+parameters, and both take the state before the first sample and return the one after the last, so
+that a signal can come in pieces.
 
-Parameters are float32 (float64 after ``.double()``). Kernels and steps are computed from them in
-float64: kernels because phases and cancellation eat digits, steps because a rounded decay errs in
-the same direction every time, while a rounded state errs at random. Signals pass in float32.
+**Precision.** Parameters may have any floating-point dtype, by whatever way they got it
+(``.bfloat16()``, a sharded model, ``functional_call``): they are widened where they are used.
+Kernels and steps are computed from them in float64: kernels because phases and cancellation cost
+digits, steps because a rounded decay errs in the same direction every time, while a rounded state
+errs at random. On a device without float64 (Apple's MPS) it is float32. Signals pass in float32, or
+in float64 where the signal or the parameters have it, and outputs have the dtype of the input.
+Parameters in bfloat16 are rounded to 8 bits, Δ too, which stretches time by up to 2 %: keep them in
+float32, with autocast around, where that matters.
+
+**No layer keeps what it has computed.** ``forward``, ``kernel`` and ``step`` work from the
+parameters as they are at that time. For many steps with the same parameters, ``stepper()`` computes
+once and returns the result as an object of its own.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssm_core._checks import as_choice, as_int, as_positive
-from ssm_core._tensors import check_kind, check_shape, dtype_name
+from ssm_core._tensors import dtype_name, no_autocast, widest_float
 from ssm_core.s4.convolution import convolve
 from ssm_core.s4.diagonal import Diagonal, s4d_modes
 from ssm_core.s4.dplr import DPLR, dplr
+from ssm_core.s4.recurrence import Stepper, check_signal, check_state
 
-__all__ = ["S4", "S4D", "parameter_groups"]
+__all__ = ["S4", "S4D"]
 
 _SLOWEST = 1e-4  # least -Re Lambda to begin with: some measures have modes that do not decay
 
 
 class _Layer(nn.Module):
-    """What S4 and S4D share: all but the system itself, which `_system` builds from parameters."""
+    """What S4 and S4D share: all but the system itself, which ``_system`` builds from parameters.
 
-    # These change the memory itself; they learn slowly and do not decay.
+    A complex parameter is stored as real pairs (..., 2). A layer with real modes has no pairs, and
+    ``frequency`` is None.
+    """
+
+    # These set the memory itself; ssm_core.optim.parameter_groups lets them learn slowly.
     memory = ("log_dt", "log_decay", "frequency", "P", "B")
 
-    def __init__(self, d_model, modes, B, *, bidirectional, dt_min, dt_max):
+    log_dt: nn.Parameter  # (d_model,)
+    log_decay: nn.Parameter  # (d_model, n)
+    frequency: nn.Parameter | None  # (d_model, n)
+    B: nn.Parameter  # (d_model, n, 2) or (d_model, n)
+    C: nn.Parameter  # (1 or 2, d_model, n, 2) or (1 or 2, d_model, n)
+    D: nn.Parameter  # (d_model,)
+
+    def __init__(self, d_model: int, d_state: int, *, bidirectional: bool, dt_min: float,
+                 dt_max: float) -> None:
         super().__init__()
-        self.d_model = as_int(d_model, "d_model")
+        self.d_model, self.d_state = as_int(d_model, "d_model"), as_int(d_state, "d_state")
         if not isinstance(bidirectional, bool):
             raise TypeError(f"bidirectional is {bidirectional!r}, expected True or False")
-        dt_min, dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
-        if dt_min > dt_max:
-            raise ValueError(f"dt_min is {dt_min:g}, expected at most dt_max, {dt_max:g}")
-        modes, B = torch.as_tensor(modes), torch.as_tensor(B)  # (n,), float64 or complex128
         self.bidirectional = bidirectional
-        self.log_dt = nn.Parameter(
-            torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
-        self.log_decay = self._for_all(modes.real.neg().clamp_min(_SLOWEST).log())
-        if modes.is_complex():
-            self.frequency = self._for_all(modes.imag)
-        self.B = self._for_all(torch.view_as_real(B) if B.is_complex() else B)
-        self.C = nn.Parameter(
-            torch.randn(1 + bidirectional, *self.B.shape) * (0.5 if modes.is_complex() else 1) ** 0.5)
-        self.D = nn.Parameter(torch.randn(d_model))
-        self._stepping = None, None
+        self.dt_min, self.dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min is {self.dt_min:g}, expected at most dt_max, {self.dt_max:g}")
 
-    def _for_all(self, x):
-        """A parameter that begins as x in every channel."""
-        return nn.Parameter(x.float().repeat(self.d_model, *[1] * x.ndim))
+    def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            kind = dtype_name(dtype) if isinstance(dtype, torch.dtype) else repr(dtype)
+            raise TypeError(f"dtype is {kind}, expected a real floating-point dtype")
 
-    def extra_repr(self):
-        return f"d_model={self.d_model}, bidirectional={self.bidirectional}"
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-    # --- the system, in float64 ---
+        start = self._start()
+        self.log_dt = parameter(self.d_model)
+        for name, x in start.items():
+            self.register_parameter(name, None if x is None else parameter(self.d_model, *x.shape))
+        self.C = parameter(1 + self.bidirectional, *self.B.shape)
+        self.D = parameter(self.d_model)
+        self._initialize(start)
 
-    def _system(self):
+    def reset_parameters(self) -> None:
+        """Give all parameters new values to start from, as a new layer has them."""
+        self._initialize(self._start())
+
+    @torch.no_grad()
+    def _initialize(self, start: dict[str, np.ndarray | None]) -> None:
+        nn.init.uniform_(self.log_dt, math.log(self.dt_min), math.log(self.dt_max))
+        for name, x in start.items():
+            if x is not None:
+                getattr(self, name).copy_(torch.as_tensor(x))  # the same in every channel
+        nn.init.normal_(self.C, std=1.0 if self.frequency is None else 0.5**0.5)
+        nn.init.normal_(self.D)
+
+    def _start(self) -> dict[str, np.ndarray | None]:
+        """What log_decay, frequency, B and P start from in each channel."""
         raise NotImplementedError
 
-    def _modes(self):
-        """Lambda (d_model, n) in complex128."""
-        decay = self.log_decay.double().exp()
-        turn = self.frequency.double() if hasattr(self, "frequency") else torch.zeros_like(decay)
+    # --- the system, in the widest dtype of the device ---
+
+    def _system(self) -> Diagonal | DPLR:
+        raise NotImplementedError
+
+    def _wide(self, x: Tensor) -> Tensor:
+        return x.to(widest_float(x.device))
+
+    def _step_size(self) -> Tensor:
+        return self._wide(self.log_dt).exp()  # (d_model,)
+
+    def _modes(self) -> Tensor:
+        """Lambda (d_model, n)."""
+        decay = self._wide(self.log_decay).exp()
+        turn = torch.zeros_like(decay) if self.frequency is None else self._wide(self.frequency)
         return torch.complex(-decay, turn)
 
-    def _double(self, x):
-        """A parameter in complex128, whether it is stored as real numbers or as pairs of them."""
-        if hasattr(self, "frequency"):
-            return torch.view_as_complex(x.double())
-        return x.double() + 0j
+    def _complex(self, x: Tensor) -> Tensor:
+        """A parameter as complex numbers, whether it is stored as real numbers or as pairs."""
+        x = self._wide(x)
+        return torch.complex(x, torch.zeros_like(x)) if self.frequency is None else \
+            torch.view_as_complex(x.contiguous())
+
+    def _signal_dtype(self, *others: torch.dtype) -> torch.dtype:
+        """The dtype in which signals pass: that of the parameters and others, at least float32."""
+        dtype = torch.promote_types(self.D.dtype, torch.float32)
+        for other in others:
+            dtype = torch.promote_types(dtype, other)
+        return dtype
 
     # --- as a convolution ---
 
-    def forward(self, u, state=None, *, return_state=True):
+    def forward(self, u: Tensor, state: Tensor | None = None, *,
+                return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Send signals through the layer.
 
         Args:
-            u (float32, or float64, bfloat16, float16): signals (B, L, d_model), L at least 1.
-            state (complex64): the state before the first sample (B, d_model, n), as a call before
-                returned it; zero if None. Not for a bidirectional layer, which has no first sample.
-            return_state (bool): compute the state after the last sample, which costs about as much
-                as the convolution. Training needs none.
+            u (float32, float64, bfloat16, float16): signals (B, L, d_model), L at least 1
+            state (complex64, complex128): the state before the first sample (B, d_model, n), as a
+                call before returned it; zero if None. A bidirectional layer has no such state.
+            return_state (bool): return the state after the last sample too, which costs about as
+                much as the convolution; training does not need it
 
         Returns:
-            (y, state): y (B, L, d_model) in u's dtype; state (B, d_model, n), or None.
+            y (B, L, d_model) in u's dtype, or (y, state) with the state (B, d_model, n) in
+            complex64, or in complex128 where u or the parameters are float64.
 
         Raises:
-            ValueError: wrong shapes, or a state for a bidirectional layer.
-            TypeError: u or state is no floating point or no complex tensor.
+            ValueError: wrong shapes, a tensor on another device, or a state asked of or given to a
+                bidirectional layer
+            TypeError: u is not a real floating-point tensor, or state not a complex one
         """
-        self._check(u, ("B", "L", "d_model"))
+        check_signal(u, ("B", "L", "d_model"), self.d_model, self.D.device)
+        if state is not None or return_state:
+            self._check_causal()
         if state is not None:
-            self._check_state(state, len(u))
-        with torch.autocast(u.device.type, enabled=False):
+            check_state(state, len(u), self.log_decay)
+        dtype, L = self._signal_dtype(u.dtype), u.shape[1]
+        with no_autocast(u.device):
             system = self._system()
-            signal, L = u.to(self.D.dtype), u.shape[1]
-            y = convolve(signal, system.kernel(L).to(signal.dtype), self.D)
+            signal = u.to(dtype)
+            y = convolve(signal, system.kernel(L).to(dtype), self.D.to(dtype))
             before = None if state is None else state.to(system.B.dtype)
             if before is not None:
-                y = y + system.response(before, L)[0].mT.to(y.dtype)
-            if self.bidirectional or not return_state:
-                return y.to(u.dtype), None
-            after = system.last_state(signal.mT.double(), before)
-        return y.to(u.dtype), after.to(self._state_dtype())
+                y = y + system.response(before, L)[0].mT.to(dtype)
+            if not return_state:
+                return y.to(u.dtype)
+            after = system.last_state(signal.mT.to(system.dt.dtype), before)
+        return y.to(u.dtype), after.to(self._signal_dtype(u.dtype, torch.complex64))
 
-    def kernel(self, L):
+    def kernel(self, L: int) -> Tensor:
         """The convolution kernels, without D: (d_model, L), or (2, d_model, L) if bidirectional.
 
         Of the two, the second looks into the future: its sample j weighs the input j steps ahead,
         from j = 1 on.
+
+        Args:
+            L (int): length, at least 1
+
+        Returns:
+            float32, or float64 where the parameters are.
         """
-        K = self._system().kernel(as_int(L, "L")).to(self.D.dtype)
+        with no_autocast(self.D.device):
+            K = self._system().kernel(as_int(L, "L")).to(self._signal_dtype())
         return K if self.bidirectional else K[0]
 
     # --- as a recurrence ---
 
-    def setup_step(self):
-        """Compute what `step` needs from the parameters now, and not at the first step.
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One sample, from the parameters as they are now.
 
-        `step` notices a parameter that has changed since, and computes it again.
-        """
-        versions = [p._version for p in self.parameters()]
-        with torch.no_grad():
-            system = self._system()
-            system.step(torch.zeros_like(system.B), torch.zeros_like(system.dt))  # what steps share
-            self._stepping = versions, system
-
-    @torch.no_grad()
-    def step(self, u, state):
-        """One sample, without gradients.
+        The system is discretized again at each call, and gradients flow as in ``forward``. To run
+        many samples with the same parameters, take ``stepper()`` once and call its ``step``.
 
         Args:
-            u (float32, or as in forward): samples (B, d_model).
-            state (complex64): the state before them (B, d_model, n).
+            u (as in forward): samples (B, d_model)
+            state (complex64, complex128): the state before them (B, d_model, n)
 
         Returns:
-            (y, state): y (B, d_model) in u's dtype, and the state after them.
+            (y, state): y (B, d_model) in u's dtype, and the state after the samples.
 
         Raises:
-            ValueError: wrong shapes, or a bidirectional layer.
-            TypeError: u or state is no floating point or no complex tensor.
+            ValueError, TypeError: as ``forward``.
         """
-        self._check(u, ("B", "d_model"))
-        self._check_state(state, len(u))
-        if self._stepping[0] != [p._version for p in self.parameters()]:
-            self.setup_step()
-        system = self._stepping[1]
-        x = system.step(state.to(system.B.dtype), u.double())
-        y = system.output(x)[0] + self.D.double() * u.double()
-        return y.to(u.dtype), x.to(self._state_dtype())
+        self._check_causal()
+        check_signal(u, ("B", "d_model"), self.d_model, self.D.device)
+        with no_autocast(self.D.device):
+            stepper = Stepper(self._system().discretize(), self._wide(self.D),
+                              self._signal_dtype(torch.complex64))
+        return stepper.step(u, state)
 
-    def default_state(self, batch_size):
-        """The state before anything has come in: zeros (B, d_model, n), complex64."""
+    @torch.no_grad()
+    def stepper(self) -> Stepper:
+        """The recurrence of the layer as it is now, computed once: see :class:`Stepper`.
+
+        Raises:
+            ValueError: a bidirectional layer.
+        """
+        self._check_causal()
+        with no_autocast(self.D.device):
+            return Stepper(self._system().discretize().snapshot(), self._wide(self.D).clone(),
+                           self._signal_dtype(torch.complex64))
+
+    def default_state(self, batch_size: int) -> Tensor:
+        """The state before the first sample: zeros (batch_size, d_model, n).
+
+        complex64, or complex128 where the parameters are float64.
+        """
         return torch.zeros(as_int(batch_size, "batch_size"), *self.log_decay.shape,
-                           dtype=self._state_dtype(), device=self.D.device)
+                           dtype=self._signal_dtype(torch.complex64), device=self.D.device)
 
-    def _state_dtype(self):
-        return torch.complex128 if self.D.dtype == torch.float64 else torch.complex64
-
-    def _apply(self, fn, recurse=True):
-        self._stepping = None, None  # what was computed lies on the old device
-        return super()._apply(fn, recurse)
-
-    def _check(self, u, axes):
-        check_kind(u, "u")
-        if not u.is_floating_point():
-            raise TypeError(f"u has dtype {dtype_name(u.dtype)}, expected a floating-point dtype")
-        check_shape(u, "u", axes, (*[None] * (len(axes) - 1), self.d_model))
-        if 0 in u.shape:
-            raise ValueError(f"u has shape {tuple(u.shape)}, expected no empty axis")
-
-    def _check_state(self, state, batch_size):
+    def _check_causal(self) -> None:
         if self.bidirectional:
             raise ValueError("a bidirectional layer sees the future: it takes whole signals, "
                              "without a state, and cannot step")
-        check_kind(state, "state")
-        if not state.is_complex():
-            raise TypeError(f"state has dtype {dtype_name(state.dtype)}, expected a complex dtype")
-        check_shape(state, "state", ("B", "d_model", "n"), (batch_size, *self.log_decay.shape))
 
 
 class S4(_Layer):
@@ -200,6 +250,7 @@ class S4(_Layer):
         measure (str):  legs | legt | lagt | glagt | fout
         bidirectional (bool): see the future too, by a second C; for whole sequences only
         dt_min, dt_max (float): Δ starts log-uniform between them; 1/Δ is a time scale in samples
+        device, dtype:  of the parameters, as in ``torch.nn``
 
     Raises:
         ValueError: an unknown measure, odd d_state, sizes or steps out of range
@@ -209,26 +260,40 @@ class S4(_Layer):
     Sequences with Structured State Spaces" (2022), section 3; Δ as in appendix C.
 
     Example:
+        >>> import torch
+        >>> from ssm_core.s4 import S4
         >>> layer = S4(d_model=2, d_state=16)
         >>> u = torch.randn(3, 100, 2)
-        >>> y, state = layer(u)  # all at once
+        >>> y = layer(u)  # all at once
         >>> z, state = layer.step(u[:, 0], layer.default_state(3))  # or one by one
         >>> torch.allclose(y[:, 0], z, atol=1e-4)
         True
     """
 
-    def __init__(self, d_model, d_state=64, measure="legs", *, bidirectional=False, dt_min=1e-3,
-                 dt_max=1e-1):
-        Lambda, P, B, _ = dplr(measure, _even(d_state))
-        half = d_state // 2
-        super().__init__(d_model, Lambda[:half], B[:half], bidirectional=bidirectional,
-                         dt_min=dt_min, dt_max=dt_max)
-        columns = torch.as_tensor(P[:half]).reshape(half, -1).mT.contiguous()  # (rank, n)
-        self.P = self._for_all(torch.view_as_real(columns))
+    P: nn.Parameter  # (d_model, rank, n, 2)
 
-    def _system(self):
-        return DPLR(self._modes(), self._double(self.P), self._double(self.B),
-                    self._double(self.C), self.log_dt.double().exp())
+    def __init__(self, d_model: int, d_state: int = 64, measure: str = "legs", *,
+                 bidirectional: bool = False, dt_min: float = 1e-3, dt_max: float = 1e-1,
+                 device: Any = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max)
+        if self.d_state % 2:
+            raise ValueError(f"d_state is {d_state}, expected an even number: modes come in pairs")
+        self.measure = measure
+        self._make_parameters(device, dtype)
+
+    def _start(self) -> dict[str, np.ndarray | None]:
+        half = self.d_state // 2
+        Lambda, P, B, _ = (x[:half] for x in dplr(self.measure, self.d_state))
+        return {**_start_of_modes(Lambda), "B": _pairs(B),
+                "P": _pairs(P.reshape(half, -1).T)}  # (rank, n, 2)
+
+    def _system(self) -> DPLR:
+        return DPLR(self._modes(), self._complex(self.P), self._complex(self.B),
+                    self._complex(self.C), self._step_size())
+
+    def extra_repr(self) -> str:
+        return (f"{self.d_model}, d_state={self.d_state}, measure={self.measure!r}, "
+                f"bidirectional={self.bidirectional}")
 
 
 class S4D(_Layer):
@@ -241,6 +306,7 @@ class S4D(_Layer):
         discretization (str): zoh | bilinear
         bidirectional (bool): see the future too, by a second C; for whole sequences only
         dt_min, dt_max (float): Δ starts log-uniform between them; 1/Δ is a time scale in samples
+        device, dtype:  of the parameters, as in ``torch.nn``
 
     Raises:
         ValueError: an unknown init or discretization, odd d_state, sizes or steps out of range
@@ -250,65 +316,46 @@ class S4D(_Layer):
     Initialization of Diagonal State Space Models" (2022), section 3.
 
     Example:
+        >>> import torch
+        >>> from ssm_core.s4 import S4D
         >>> layer = S4D(d_model=2, d_state=16, init="inv")
         >>> u = torch.randn(3, 100, 2)
-        >>> y, state = layer(u[:, :60])
-        >>> z, state = layer(u[:, 60:], state)  # the rest, from where it stopped
-        >>> torch.allclose(torch.cat([y, z], dim=1), layer(u)[0], atol=1e-4)
+        >>> y, state = layer(u[:, :60], return_state=True)
+        >>> z = layer(u[:, 60:], state)  # the rest, from where it stopped
+        >>> torch.allclose(torch.cat([y, z], dim=1), layer(u), atol=1e-4)
         True
     """
 
-    def __init__(self, d_model, d_state=64, init="lin", *, discretization="zoh",
-                 bidirectional=False, dt_min=1e-3, dt_max=1e-1):
-        modes = s4d_modes(init, d_state)
-        B = dplr("legs", d_state)[2][: d_state // 2] if init == "legs" else torch.ones(
-            len(modes), dtype=torch.as_tensor(modes).dtype)
-        super().__init__(d_model, modes, B, bidirectional=bidirectional, dt_min=dt_min,
-                         dt_max=dt_max)
+    def __init__(self, d_model: int, d_state: int = 64, init: str = "lin", *,
+                 discretization: str = "zoh", bidirectional: bool = False, dt_min: float = 1e-3,
+                 dt_max: float = 1e-1, device: Any = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max)
+        self.init = init
         self.discretization = as_choice(discretization, "discretization", ("zoh", "bilinear"))
+        self._make_parameters(device, dtype)
 
-    def _system(self):
-        return Diagonal(self._modes(), self._double(self.B), self._double(self.C),
-                        self.log_dt.double().exp(), self.discretization)
+    def _start(self) -> dict[str, np.ndarray | None]:
+        modes = s4d_modes(self.init, self.d_state)
+        if self.init == "real":
+            return {**_start_of_modes(modes), "B": np.ones(len(modes))}
+        B = (dplr("legs", self.d_state)[2][: len(modes)] if self.init == "legs"
+             else np.ones(len(modes), dtype=complex))
+        return {**_start_of_modes(modes), "B": _pairs(B)}
 
+    def _system(self) -> Diagonal:
+        return Diagonal(self._modes(), self._complex(self.B), self._complex(self.C),
+                        self._step_size(), self.discretization)
 
-def parameter_groups(model, lr, *, memory_lr=1e-3, weight_decay=0.0):
-    """Parameters of a model in two groups for an optimizer.
-
-    The parameters that make up the memory of S4 and S4D layers (Δ, Λ, P, B) learn at ``memory_lr``,
-    if that is slower, and without weight decay: a large step there throws a trained memory away,
-    and decay pulls it towards no meaningful value.
-
-    Args:
-        model (torch.nn.Module): any module with S4 and S4D layers in it
-        lr (float):           learning rate of all other parameters, above 0
-        memory_lr (float):    largest learning rate of the memory, above 0
-        weight_decay (float): of all other parameters, at least 0
-
-    Returns:
-        list of two dicts for ``torch.optim`` (one where there is nothing in the other)
-
-    Source: Gu, Goel and Ré (2022), appendix D.2.
-
-    Example:
-        >>> layer = S4D(d_model=4)
-        >>> groups = parameter_groups(layer, lr=0.01, weight_decay=0.05)
-        >>> [group["lr"] for group in groups]
-        [0.01, 0.001]
-    """
-    lr, memory_lr = as_positive(lr, "lr"), as_positive(memory_lr, "memory_lr")
-    memory = {id(getattr(layer, name)) for layer in model.modules() if isinstance(layer, _Layer)
-              for name in layer.memory if hasattr(layer, name)}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if id(p) not in memory], "lr": lr,
-         "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) in memory], "lr": min(lr, memory_lr),
-         "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    def extra_repr(self) -> str:
+        return (f"{self.d_model}, d_state={self.d_state}, init={self.init!r}, "
+                f"discretization={self.discretization!r}, bidirectional={self.bidirectional}")
 
 
-def _even(d_state):
-    if as_int(d_state, "d_state") % 2:
-        raise ValueError(f"d_state is {d_state}, expected an even number: modes come in pairs")
-    return d_state
+def _start_of_modes(modes: np.ndarray) -> dict[str, np.ndarray | None]:
+    return {"log_decay": np.log(np.maximum(-modes.real, _SLOWEST)),
+            "frequency": modes.imag.copy() if np.iscomplexobj(modes) else None}
+
+
+def _pairs(x: np.ndarray) -> np.ndarray:
+    """Complex numbers (...,) as real pairs (..., 2)."""
+    return np.stack([x.real, x.imag], axis=-1)

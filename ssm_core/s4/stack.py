@@ -6,19 +6,27 @@ can run one sample at a time.
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from ssm_core._checks import as_int, as_real
+from ssm_core._tensors import check_kind, check_shape
 from ssm_core.s4.layer import S4D
+from ssm_core.s4.recurrence import Stepper
 
-__all__ = ["Block", "SequenceModel"]
+__all__ = ["Block", "ModelStepper", "SequenceModel"]
 
 
 class ChannelDropout(nn.Dropout1d):
     """Drop channels, each for a whole sequence: (B, L, d_model), while the module trains.
 
-    A convolution as long as the sequence averages away what is dropped sample by sample; a channel
-    that is gone from the first sample to the last is missing.
+    A convolution as long as the sequence averages out what is dropped sample by sample. A channel
+    that is dropped from the first sample to the last stays missing.
 
     Args:
         p (float): share of the channels that are dropped, 0 to 1; the others are scaled up
@@ -27,7 +35,7 @@ class ChannelDropout(nn.Dropout1d):
     there for images.
     """
 
-    def forward(self, u):
+    def forward(self, u: Tensor) -> Tensor:
         return super().forward(u.mT).mT
 
 
@@ -38,27 +46,49 @@ class Block(nn.Module):
         ssm (torch.nn.Module): an S4 or S4D layer of d_model channels
         dropout (float):       share of the channels that are dropped while training, 0 to 1, each
                                for a whole sequence
+        device, dtype:         of the norm and the linear unit, as in ``torch.nn``
 
     Source: Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces"
     (2022), section 3.4; the gated unit as in Gu, Gupta, Goel and Ré (2022), appendix B.
+
+    Example:
+        >>> import torch
+        >>> from ssm_core.s4 import S4, Block
+        >>> block = Block(S4(d_model=8, d_state=16))
+        >>> block(torch.randn(2, 50, 8)).shape
+        torch.Size([2, 50, 8])
     """
 
-    def __init__(self, ssm, dropout=0.0):
+    ssm: Any  # the layer, a module with d_model, step and the rest of S4's methods
+
+    def __init__(self, ssm: nn.Module, dropout: float = 0.0, *, device: Any = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(ssm.d_model)
+        if not isinstance(ssm, nn.Module):
+            raise TypeError(f"ssm is a {type(ssm).__name__}, expected a layer such as S4 or S4D")
+        d_model = as_int(ssm.d_model, "ssm.d_model")
+        self.norm = nn.LayerNorm(d_model, device=device, dtype=dtype)
         self.ssm = ssm
         self.mix = nn.Sequential(
-            nn.GELU(), ChannelDropout(dropout), nn.Linear(ssm.d_model, 2 * ssm.d_model), nn.GLU(),
+            nn.GELU(), ChannelDropout(dropout),
+            nn.Linear(d_model, 2 * d_model, device=device, dtype=dtype), nn.GLU(),
             ChannelDropout(dropout))
 
-    def forward(self, u, state=None, *, return_state=True):
-        """Signals (B, L, d_model) to the same shape, and the state of the layer."""
-        y, state = self.ssm(self.norm(u), state, return_state=return_state)
-        return u + self.mix(y), state
+    def forward(self, u: Tensor, state: Tensor | None = None, *,
+                return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Signals (B, L, d_model) to the same shape, and the state of the layer if asked for."""
+        if return_state:
+            y, state = self.ssm(self.norm(u), state, return_state=True)
+            return u + self.mix(y), state
+        return u + self.mix(self.ssm(self.norm(u), state))
 
-    def step(self, u, state):
-        """One sample (B, d_model) to the same shape, and the state after it."""
-        y, state = self.ssm.step(self.norm(u), state)
+    def step(self, u: Tensor, state: Tensor, stepper: Stepper | None = None) -> tuple[Tensor, Tensor]:
+        """One sample (B, d_model) to the same shape, and the state after it.
+
+        The layer computes its step from its parameters at each call, unless a stepper made by it is
+        given.
+        """
+        y, state = (stepper or self.ssm).step(self.norm(u), state)
         return u + self.mix(y), state
 
 
@@ -74,57 +104,143 @@ class SequenceModel(nn.Module):
                          ``lambda d: S4(d, d_state=32, bidirectional=True)``
         dropout (float): share of the channels that are dropped while training, 0 to 1
         pool (bool):     return one output for the whole sequence, from the mean over time
+        device, dtype:   of all parameters, as in ``torch.nn``
 
     Raises:
         ValueError, TypeError: sizes out of range, or of the wrong kind
 
     Example:
         >>> import torch
+        >>> from ssm_core.s4 import SequenceModel
         >>> model = SequenceModel(1, 10, d_model=16, n_layers=2, pool=True)
-        >>> model(torch.randn(3, 50, 1))[0].shape
+        >>> model(torch.randn(3, 50, 1)).shape
         torch.Size([3, 10])
     """
 
-    def __init__(self, d_input, d_output, *, d_model=128, n_layers=4, ssm=S4D, dropout=0.0,
-                 pool=False):
+    blocks: Any  # nn.ModuleList of Block
+
+    def __init__(self, d_input: int, d_output: int, *, d_model: int = 128, n_layers: int = 4,
+                 ssm: Callable[[int], nn.Module] = S4D, dropout: float = 0.0, pool: bool = False,
+                 device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         dropout = as_real(dropout, "dropout", low=0, high=1)
+        self.d_input, self.d_output = as_int(d_input, "d_input"), as_int(d_output, "d_output")
         d_model = as_int(d_model, "d_model")
         self.pool = pool
-        self.encoder = nn.Linear(as_int(d_input, "d_input"), d_model)
+        like = {"device": device, "dtype": dtype}
+        self.encoder = nn.Linear(self.d_input, d_model, **like)
         self.blocks = nn.ModuleList(
-            Block(ssm(d_model), dropout) for _ in range(as_int(n_layers, "n_layers")))
-        self.norm = nn.LayerNorm(d_model)
-        self.decoder = nn.Linear(d_model, as_int(d_output, "d_output"))
+            Block(ssm(d_model).to(**like), dropout, **like)
+            for _ in range(as_int(n_layers, "n_layers")))
+        self.norm = nn.LayerNorm(d_model, **like)
+        self.decoder = nn.Linear(d_model, self.d_output, **like)
 
-    def forward(self, u, states=None, *, return_state=True):
+    def forward(self, u: Tensor, states: Sequence[Tensor] | None = None, *,
+                return_state: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Sequences to outputs, all at once.
 
         Args:
-            u (float32):  (B, L, d_input)
-            states (list of complex64): one state a block, as returned before; zeros if None
-            return_state (bool): return the states after the last sample too; training needs none
+            u (dtype of the parameters):  (B, L, d_input)
+            states (list of complex64): one state per block, as returned before; zeros if None
+            return_state (bool): return the states after the last sample too
 
         Returns:
-            (y, states): y (B, L, d_output), or (B, d_output) with ``pool``; states a list, or None
-        """
-        x, after = self.encoder(u), []
-        for block, state in zip(self.blocks, states or [None] * len(self.blocks)):
-            x, state = block(x, state, return_state=return_state)
-            after.append(state)
-        x = self.norm(x)
-        return self.decoder(x.mean(1) if self.pool else x), after if return_state else None
+            y (B, L, d_output), or (B, d_output) with ``pool``; or (y, states) with a list of one
+            state per block.
 
-    def default_state(self, batch_size):
-        """One zero state a block."""
+        Raises:
+            ValueError, TypeError: a wrong shape, or another number of states than of blocks
+        """
+        check_kind(u, "u")
+        check_shape(u, "u", ("B", "L", "d_input"), (None, None, self.d_input))
+        given = [None] * len(self.blocks) if states is None else self._checked(states)
+        x, after = self.encoder(u), []
+        for block, state in zip(self.blocks, given):
+            if return_state:
+                x, state = block(x, state, return_state=True)
+                after.append(state)
+            else:
+                x = block(x, state)
+        x = self.norm(x)
+        y = self.decoder(x.mean(1) if self.pool else x)
+        return (y, after) if return_state else y
+
+    def default_state(self, batch_size: int) -> list[Tensor]:
+        """One zero state per block."""
         return [block.ssm.default_state(batch_size) for block in self.blocks]
 
-    def step(self, u, states):
-        """One sample (B, d_input) and the states before it, to (y (B, d_output), states after it)."""
-        if self.pool:
-            raise ValueError("a model that pools over time has no output for one sample")
+    def step(self, u: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """One sample (B, d_input) and the states before it, to (y (B, d_output), states after it).
+
+        Each layer computes its step from its parameters as they are now. For many samples with the
+        same parameters, take ``stepper()`` once.
+
+        Raises:
+            ValueError, TypeError: a wrong shape or number of states, or a model that pools
+        """
+        return self._step(u, states, [None] * len(self.blocks))
+
+    def stepper(self) -> ModelStepper:
+        """The model as it is now, ready to run one sample at a time: see :class:`ModelStepper`.
+
+        Raises:
+            ValueError: a model that pools, or with bidirectional layers
+        """
+        self._check_stepping()
+        return ModelStepper(copy.deepcopy(self).eval().requires_grad_(False),
+                            tuple(block.ssm.stepper() for block in self.blocks))
+
+    def _step(self, u: Tensor, states: Sequence[Tensor],
+              steppers: Sequence[Stepper | None]) -> tuple[Tensor, list[Tensor]]:
+        self._check_stepping()
+        check_kind(u, "u")
+        check_shape(u, "u", ("B", "d_input"), (None, self.d_input))
         x, after = self.encoder(u), []
-        for block, state in zip(self.blocks, states):
-            x, state = block.step(x, state)
+        for block, state, stepper in zip(self.blocks, self._checked(states), steppers):
+            x, state = block.step(x, state, stepper)
             after.append(state)
         return self.decoder(self.norm(x)), after
+
+    def _check_stepping(self) -> None:
+        if self.pool:
+            raise ValueError("a model that pools over time has no output for one sample")
+
+    def _checked(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not isinstance(states, (list, tuple)):
+            raise TypeError(f"states is a {type(states).__name__}, expected a list of one state per "
+                            "block")
+        if len(states) != len(self.blocks):
+            raise ValueError(f"states has length {len(states)}, expected one state per block, "
+                             f"{len(self.blocks)}")
+        return states
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelStepper:
+    """A :class:`SequenceModel` that runs one sample at a time, as it was when this was made.
+
+    Made by ``model.stepper()``: a copy of the model in evaluation mode and without gradients, with
+    the step of each layer computed once. It does not follow the model's parameters.
+
+    Example:
+        >>> import torch
+        >>> from ssm_core.s4 import SequenceModel
+        >>> stepper = SequenceModel(1, 10, d_model=16, n_layers=2).stepper()
+        >>> y, states = stepper.step(torch.randn(3, 1), stepper.default_state(3))
+        >>> y.shape
+        torch.Size([3, 10])
+    """
+
+    model: SequenceModel
+    steppers: tuple[Stepper, ...]
+
+    def step(self, u: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """One sample (B, d_input) and the states before it, to (y (B, d_output), states after it)."""
+        return self.model._step(u, states, self.steppers)
+
+    def default_state(self, batch_size: int) -> list[Tensor]:
+        """One zero state per block."""
+        return [stepper.default_state(batch_size) for stepper in self.steppers]
+
+    def __repr__(self) -> str:
+        return f"ModelStepper(blocks={len(self.steppers)})"

@@ -303,9 +303,12 @@ def test_weight_decay_spares_what_is_marked():
     run = training._Run(settings("char", weight_decay=0.1), tasks.Char(settings("char"), "cpu"),
                         None, "cpu", training._cosine, graph=False)
     names = {id(p): name for name, p in run.model.named_parameters()}
-    spared = [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]
-              if not group["weight_decay"]]
-    assert [name.rpartition(".")[2] for name in spared] == ["A_log", "D"]
+    spared = {names[id(p)].rpartition(".")[2] for group in run.optimizer.param_groups
+              for p in group["params"] if not group["weight_decay"]}
+    assert {"A_log", "D"} <= spared
+    decayed = [p for group in run.optimizer.param_groups if group["weight_decay"]
+               for p in group["params"]]
+    assert decayed and all(p.ndim > 1 and names[id(p)].endswith("weight") for p in decayed)
 
 
 def test_steps_are_whole_epochs():

@@ -125,10 +125,10 @@ def test_states_at_both_ends(measure, L):
 def test_step_is_that_of_the_matrices(measure):
     fast, dense, V = system(measure, 8)
     x0 = np.random.default_rng(2).normal(size=8)
-    x = fast.step(torch.tensor(x0 @ V.conj())[None], torch.tensor([0.7], dtype=torch.float64))
+    y, x = fast.step(torch.tensor([0.7], dtype=torch.float64), torch.tensor(x0 @ V.conj())[None])
     want = dense.A @ x0 + 0.7 * dense.B[:, 0]
     assert_close(x[0], want @ V.conj(), 1e-12)
-    assert_close(fast.output(x)[:, 0], dense.C @ want, 1e-12)
+    assert_close(y[:, 0], dense.C @ want, 1e-12)
 
 
 @pytest.mark.parametrize("measure", ["legs", "legt"])
@@ -152,3 +152,90 @@ def test_gradient_through_the_states(measure):
         return moved.last_state(signal, state), moved.response(state, 6)
 
     assert torch.autograd.gradcheck(both, (signal, state, *parameters), atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt"])
+def test_modes_that_neither_turn_nor_decay(measure):
+    """Lambda = 0 is allowed: with P it is A = -P P*, without it an integrator."""
+    fast, _, _ = system(measure, 4)
+    zero = DPLR(0 * fast.Lambda, fast.P, fast.B, fast.C, fast.dt)
+    dense = dense_step(zero)
+    x = torch.zeros(4, dtype=torch.float64)
+    seen = []
+    for u in (1.0, *[0.0] * 8):
+        x = dense[0] @ x + dense[1] * u
+        seen.append(dense[2] @ x)
+    torch.testing.assert_close(zero.kernel(9)[:, 0].T, torch.stack(seen), rtol=0, atol=1e-9)
+    integrator = DPLR(0 * fast.Lambda, 0 * fast.P, fast.B, fast.C, fast.dt)
+    want = 2 * fast.dt * (fast.C * fast.B).sum(-1).real
+    torch.testing.assert_close(integrator.kernel(9), want[..., None].expand(2, 1, 9), rtol=1e-9,
+                               atol=1e-9)
+
+
+def dense_step(fast):
+    """The bilinear step of the only channel as real matrices on (Re x, Im x), from the definition."""
+    P, Lambda, B, C, dt = fast.P[0], fast.Lambda[0], fast.B[0], fast.C[:, 0], fast.dt[0]
+    n = len(Lambda)
+
+    def A(x):  # Lambda x - P 2 Re(P* x): the real part counts the conjugate modes
+        return Lambda * x - (P.mT @ (2 * (P.conj() @ x).real + 0j))
+
+    def real(x):
+        return torch.cat([x.real, x.imag])
+
+    units = torch.eye(n, dtype=torch.complex128)
+    matrix = torch.stack([real(A(x)) for x in (*units, *(1j * units))], dim=1)
+    left = torch.linalg.inv(torch.eye(2 * n).double() - dt / 2 * matrix)
+    step = left @ (torch.eye(2 * n).double() + dt / 2 * matrix)
+    return step, left @ real(B) * dt, 2 * torch.cat([C.real, -C.imag], dim=1)
+
+
+def test_follows_tensors_that_change():
+    """Nothing is computed beforehand: what is written into a tensor later counts."""
+    fast, _, _ = system("legs", 4)
+    u, x = torch.ones(1, dtype=torch.float64), torch.zeros_like(fast.B)
+    before, _ = fast.step(u, x)
+    fast.P.mul_(2)
+    new = DPLR(fast.Lambda, fast.P.clone(), fast.B, fast.C, fast.dt)
+    assert torch.equal(fast.step(u, x)[0], new.step(u, x)[0])
+    assert not torch.equal(fast.step(u, x)[0], before)
+
+
+def test_repr_fits_a_line():
+    fast, _, _ = system("legt", 8)
+    assert repr(fast) == "DPLR(H=1, n=4, outputs=2, rank=2)"
+    assert repr(fast.discretize()) == "Recurrence(H=1, n=4, outputs=2, rank=2)"
+
+
+@pytest.mark.parametrize("change, error, message", [
+    (lambda s: {"P": s.P[0]}, ValueError, r"P has shape \(1, 2\)"),
+    (lambda s: {"P": s.P[..., :1]}, ValueError, r"P has shape \(1, 1, 1\)"),
+    (lambda s: {"P": s.P.real}, TypeError, "P has dtype float64"),
+    (lambda s: {"P": None}, TypeError, "P is None"),
+    (lambda s: {"P": s.P.to("meta")}, ValueError, "P is on meta"),
+    (lambda s: {"Lambda": s.Lambda.numpy()}, TypeError, "Lambda is a ndarray"),
+    (lambda s: {"B": s.B[0]}, ValueError, r"B has shape \(2,\)"),
+    (lambda s: {"C": s.C[:, 0]}, ValueError, r"C has shape \(2, 2\)"),
+    (lambda s: {"dt": 0.1}, TypeError, "dt is a float"),
+    (lambda s: {"dt": s.dt[None]}, ValueError, r"dt has shape \(1, 1\)"),
+])
+def test_bad_systems(change, error, message):
+    fast, _, _ = system("legs", 4)
+    fields = {name: getattr(fast, name) for name in ("Lambda", "P", "B", "C", "dt")}
+    with pytest.raises(error, match=message):
+        DPLR(**fields | change(fast))
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda s: s.kernel(0), ValueError, "L is 0"),
+    (lambda s: s.kernel("9"), TypeError, "L is '9'"),
+    (lambda s: s.step(torch.ones(2).double(), s.B), ValueError, r"u has shape \(2,\)"),
+    (lambda s: s.step(torch.ones(3, 1).double(), s.B), ValueError, "leading axes of u"),
+    (lambda s: s.last_state(torch.ones(1, 1, 5)), TypeError, "u has dtype float32"),
+    (lambda s: s.last_state(torch.ones(1, 1, 0).double()), ValueError, "L is 0"),
+    (lambda s: s.last_state(torch.ones(3, 1, 5).double(), s.B[None]), ValueError, "x has shape"),
+    (lambda s: s.response(s.B[None], -1), ValueError, "L is -1"),
+])
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(system("legs", 4)[0])
