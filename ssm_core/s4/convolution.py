@@ -1,10 +1,13 @@
 r"""The convolution of a layer: a batch of signals, each channel with its own kernel.
 
-**A circle with a quarter turn.** A product of transforms is a convolution on a circle, where the
-end of a signal runs into its beginning; twice as many samples, half of them zero, are the usual
-remedy. Here is one without zeros: a circle of n samples on which a number that goes round once
-comes back multiplied by i. It multiplies polynomials in t of which the coefficients are samples,
-modulo :math:`t^n = i` where the usual circle has :math:`t^n = 1`,
+**The definition** is :func:`convolve_ref`, a few lines. A product of transforms is a convolution on
+a circle, where the end of a signal runs into its beginning; the usual remedy is a circle of twice as
+many samples, half of them zero. :func:`convolve` computes the same faster, and the rest of this
+module explains how.
+
+**A circle with a quarter turn.** There is a remedy without zeros: a circle of n samples on which a
+number that goes round once comes back multiplied by i. It multiplies polynomials in t of which the
+coefficients are samples, modulo :math:`t^n = i` where the usual circle has :math:`t^n = 1`,
 
 .. math:: \Bigl(\sum_j K_j t^j\Bigr) \Bigl(\sum_k u_k t^k\Bigr) = \sum_{m < n} t^m
           \Bigl(\sum_{j + k = m} K_j u_k + i \sum_{j + k = m + n} K_j u_k\Bigr) .
@@ -22,10 +25,10 @@ with the kernel's spectrum 4, an FFT 4, unwinding 3. The backward pass moves 20.
 spectrum of the signal where forward has left it, which costs memory for 2; to compute it again
 would take 7 more, and the signal itself, 1, would have to stay.
 
-That is what runs: as an operator of ``torch.library`` in compiled programs, as an autograd function
+It runs as an operator of ``torch.library`` in compiled programs, and as an autograd function
 otherwise. On a GPU winding, unwinding and the backward product are the kernels of
-``ssm_core.s4.triton_convolution``. ``torch.func`` and forward-mode differentiation get
-:func:`convolve_ref`, the usual remedy in a few lines.
+``ssm_core.s4.triton_convolution``. ``torch.func`` and forward-mode differentiation get the
+definition.
 """
 
 from __future__ import annotations
@@ -46,10 +49,22 @@ from ssm_core._dispatch import (
     is_transformed,
     needs_operator,
 )
+from ssm_core._tensors import widest_float
 
 __all__ = ["convolve", "convolve_ref"]
 
 _TRITON = find_spec("triton") is not None
+
+
+def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
+    """What :func:`convolve` computes, by its definition: on a circle twice as long, in plain PyTorch."""
+    L = u.shape[1]
+    n = next_fast_len(2 * L)
+    signal = rfft(u, n, dim=1)  # (B, n/2 + 1, H)
+    kernel = K[0]  # (H, L); a look into the future goes round the circle backwards
+    if len(K) == 2:
+        kernel = torch.cat([kernel, K.new_zeros(len(D), n - 2 * L + 1), K[1, :, 1:].flip(-1)], dim=-1)
+    return irfft(signal * rfft(kernel, n).mT, n, dim=1)[:, :L] + D * u
 
 
 def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
@@ -84,17 +99,6 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     run = (torch.ops.ssm_core.convolve if needs_operator(u, K, D) else
            _Convolve.apply if save else _convolve)
     return run(u, K, D, save)[0]
-
-
-def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
-    """What :func:`convolve` computes, by its definition: on a circle twice as long, in plain PyTorch."""
-    L = u.shape[1]
-    n = next_fast_len(2 * L)
-    signal = rfft(u, n, dim=1)  # (B, n/2 + 1, H)
-    kernel = K[0]  # (H, L); a look into the future goes round the circle backwards
-    if len(K) == 2:
-        kernel = torch.cat([kernel, K.new_zeros(len(D), n - 2 * L + 1), K[1, :, 1:].flip(-1)], dim=-1)
-    return irfft(signal * rfft(kernel, n).mT, n, dim=1)[:, :L] + D * u
 
 
 # --- the operators --------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def _circle(L):
 def _turn(u):
     """The powers of zeta on the circle for signals u (B, L, H): n, a quarter turn in all."""
     n = _circle(u.shape[1])
-    angles = torch.linspace(0, math.pi / 2, n + 1, dtype=torch.float64, device=u.device)[:-1]
+    angles = torch.linspace(0, math.pi / 2, n + 1, dtype=widest_float(u.device), device=u.device)[:-1]
     return torch.polar(torch.ones_like(angles), angles).to(u.dtype.to_complex())
 
 

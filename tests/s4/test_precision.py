@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ssm_core.s4 import S4, S4D, SequenceModel
+from ssm_core.s4 import S4, S4D, SequenceModel, convolution
 from ssm_core.s4 import layer as layer_module
 
 LAYERS = {"S4": lambda **more: S4(3, 8, **more), "S4D": lambda **more: S4D(3, 8, **more),
@@ -199,7 +199,8 @@ def test_a_device_without_float64(make, monkeypatch):
     """On Apple's GPUs all is float32; here the CPU plays one."""
     layer, u = make(), torch.randn(2, 200, 3)
     want = layer(u.double())
-    monkeypatch.setattr(layer_module, "widest_float", lambda device: torch.float32)
+    for module in (layer_module, convolution):
+        monkeypatch.setattr(module, "widest_float", lambda device: torch.float32)
     seen = set()
 
     class Watch(torch.overrides.TorchFunctionMode):
