@@ -37,6 +37,8 @@ live: $(READY)  ## put Pyodide beside the book: live code then fetches nothing f
 alone: colab  ## run one of them in a fresh environment; CHAPTER=mamba WITH=torch for another
 	$(BIN)/python tools/alone.py $(CHAPTER) $(WITH)
 
+# A process for each of two cores: a second thread in each would wait for the first one's core.
+test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## unit tests, then every notebook against its stored outputs
 	$(BIN)/pytest $(PARALLEL) tests
 	$(BIN)/pytest --nbval $(PARALLEL) book

@@ -35,7 +35,7 @@ def main():
 def _plot(name, module, folder):
     """Draw each stored result of a benchmark that has a ``figure``, as SVG."""
     for path in sorted(record.RESULTS.glob(f"{name}-*.json")):
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
         if "setup" in results and hasattr(module, "figure"):
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / path.with_suffix(".svg").name

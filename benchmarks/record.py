@@ -54,8 +54,8 @@ def high_water_mark(reset=False):
     """
     if sys.platform == "linux":
         if reset:
-            pathlib.Path("/proc/self/clear_refs").write_text("5")
-        status = pathlib.Path("/proc/self/status").read_text()
+            pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # here, since Windows has no such module
 
@@ -68,7 +68,7 @@ def write(name, results, device="cpu"):
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{device}.json"
     document = {"machine": machine(), "software": software(), **results}
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -85,7 +85,7 @@ def _processor():
     """The processor's name; ``platform`` knows it on some systems only."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -146,7 +146,8 @@ class _Run:
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
         lines = [dataclasses.asdict(self.settings), *self.log]
-        path.with_suffix(".jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        path.with_suffix(".jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines),
+                                              encoding="utf-8")
 
     def load(self):
         path = self.folder / f"{self.settings.name}.pt"

@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 BOOK = ROOT / "book"
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in (BOOK / "source").glob("*.md")}
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
-CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 # Printed when nobody gave such numbers, and none was found.
 WITHOUT_NUMBER = {"lee1932synthesis", "woodbury1950inverting"}
 
@@ -141,7 +141,7 @@ def test_citation_is_of_this_version():
 def need_tex(folder):
     command = ["/bin/sh", ROOT / "tools" / "need_tex.sh"]
     path = {"PATH": str(folder)}
-    return subprocess.run(command, env=path, check=False, capture_output=True, text=True)
+    return subprocess.run(command, env=path, check=False, capture_output=True, encoding="utf-8")
 
 
 def test_without_tex_the_message_says_what_to_install(tmp_path):
@@ -154,11 +154,11 @@ def test_without_tex_the_message_says_what_to_install(tmp_path):
 def test_with_tex_but_without_a_file_the_message_names_it(tmp_path):
     for program in ("latexmk", "xelatex", "xindy", "kpsewhich"):
         script = tmp_path / program
-        script.write_text('#!/bin/sh\n[ "$1" != fncychap.sty ]\n')
+        script.write_text('#!/bin/sh\n[ "$1" != fncychap.sty ]\n', encoding="utf-8")
         script.chmod(0o755)
     run = need_tex(tmp_path)
     assert run.returncode == 1 and "missing: fncychap.sty\n" in run.stderr
-    (tmp_path / "kpsewhich").write_text("#!/bin/sh\n")
+    (tmp_path / "kpsewhich").write_text("#!/bin/sh\n", encoding="utf-8")
     assert need_tex(tmp_path).returncode == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
 CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
 SOURCES = sorted(path.stem for path in (ROOT / "book" / "source").glob("*.md"))
@@ -27,7 +27,8 @@ def prose(name):
 
 
 def source_of_the_library():
-    return "\n".join(path.read_text() for path in sorted((ROOT / "ssm_core").rglob("*.py")))
+    paths = sorted((ROOT / "ssm_core").rglob("*.py"))
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 def labels(text):
@@ -97,6 +98,17 @@ def test_outputs_are_clean(name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_glued_values_can_be_compared(name):
+    """Each is compared with a new run, and none to digits that rounding may change."""
+    for cell in code_cells(name):
+        glued = [output for output in cell.outputs if "scrapbook" in output.get("metadata", {})]
+        assert not glued or "nbval-ignore-output" not in cell.metadata.get("tags", []), cell.source
+        for output in glued:
+            number = re.fullmatch(r"-?\d+\.(\d+)", [*output.data.values()][-1])
+            assert not number or len(number[1]) <= 4, f"round it: {output.metadata.scrapbook.name}"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_is_whole(name):
     text = prose(name)
     for heading in ("Overview", "Where people go wrong", "Takeaways", "Exercises",
@@ -144,9 +156,10 @@ def test_the_library_names_only_equations_that_exist():
 
 
 def test_bibliography_holds_what_is_cited():
-    keys = set(re.findall(r"^@\w+\{(\S+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE))
+    bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^@\w+\{(\S+),", bibliography, re.MULTILINE))
     text = "\n".join(prose(name) for name in CHAPTERS)
-    text += "\n".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    text += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
     groups = re.findall(r"\{cite:\w+\}`([^`]+)`", text)
     cited = {key.strip() for group in groups for key in group.split(",")}
     assert cited <= keys

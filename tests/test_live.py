@@ -142,7 +142,7 @@ for number, code in enumerate(json.load(sys.stdin), start=1):
 def run_in_a_new_python(cells, folder):
     """What each of some cells shows, where the library is that of a folder."""
     done = subprocess.run([sys.executable, "-c", PYTHON, str(FOLDER / "cells.py")], cwd=folder,
-                          input=json.dumps(cells), capture_output=True, text=True, check=True)
+                          input=json.dumps(cells), capture_output=True, encoding="utf-8", check=True)
     shown = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(shown) == len(cells)
     for outputs in shown:

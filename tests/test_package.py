@@ -20,7 +20,7 @@ HEAVY = ("torch", "triton", "matplotlib", "scipy", "numba")
 def loaded_by(statements):
     """The modules loaded after running statements in a fresh interpreter."""
     code = f"import sys, json\n{statements}\nprint(json.dumps(sorted(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 

@@ -94,7 +94,7 @@ def test_the_installed_wheel_works_alone(wheel, tmp_path):
     packages = pathlib.Path(sysconfig.get_path("purelib", "venv", there))
     install = ["-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q"]
     subprocess.run([sys.executable, *install, str(wheel)], check=True)
-    (packages / "numpy.pth").write_text(sysconfig.get_path("purelib"))  # and SciPy, from here
+    (packages / "numpy.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")  # and SciPy, from here
     code = """
 import ssm_core, ssm_book, sys
 from ssm_book import data, exercises, widgets

@@ -118,7 +118,7 @@ def built(tmp_path_factory):
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
     (source / "none.png").write_bytes(base64.b64decode(dot))
     command = [sys.executable, "-m", "sphinx", "-q", "-n", "-b", "html", ".", "built"]
-    run = subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=source, check=True, capture_output=True, encoding="utf-8")
     pages = {p.stem: p.read_text(encoding="utf-8") for p in (source / "built").glob("*.html")}
     return pages, run.stderr
 

@@ -22,10 +22,10 @@ from ssm_book import figures
 
 ROOT = pathlib.Path(__file__).parents[1]
 BUILT = ROOT / "_build" / "html" / "book"
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 ADDRESS = CONFIG["repository"]["url"]
 BOOK = CONFIG["html"]["baseurl"]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
 CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
 
@@ -36,7 +36,7 @@ def notebooks():
     build = "from jupyter_book.cli.main import main; main()"
     options = ["-n", "-W", "--keep-going", "--builder", "custom", "--custom-builder", "notebooks"]
     command = [sys.executable, "-c", build, "build", str(ROOT), *options]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    run = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr[-3000:]
     folder = ROOT / "_build" / "notebooks" / "book"
     return {name: nbformat.read(folder / f"{name}.ipynb", as_version=4) for name in CHAPTERS}
@@ -196,8 +196,8 @@ def test_buttons_open_the_notebook(name):
 def test_the_repository_is_named_in_one_place():
     owner, name = ADDRESS.removeprefix("https://github.com/").split("/")
     assert f"https://{owner}.github.io/{name}/" == BOOK
-    assert f'Repository = "{ADDRESS}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"repository-code: {ADDRESS}" in (ROOT / "CITATION.cff").read_text()
+    assert f'Repository = "{ADDRESS}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"repository-code: {ADDRESS}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     folders = ("ssm_core", "ssm_book", "tools", "tests", "benchmarks", ".github", "book/source")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     text = [path for path in files if path.suffix in {".py", ".sh", ".yml", ".md", ".js"}]
@@ -209,7 +209,7 @@ def test_the_repository_is_named_in_one_place():
 
 def test_the_first_cell_installs_neither_torch_nor_triton(notebooks):
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     cells = {name: code(notebooks[name])[0].source for name in CHAPTERS}
     assert len(set(cells.values())) == 1
     wanted = re.search(rf'"ssm-core\[([\w,]*)\] @ git\+{ADDRESS}"', cells[CHAPTERS[0]])[1]
@@ -245,7 +245,7 @@ def test_notebook_runs_alone_in_an_empty_folder(notebooks, name, tmp_path):
 def test_they_are_published_as_one_commit(notebooks, tmp_path):
     def git(*command):
         command = ["git", "-C", tmp_path, *command]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
 
     branch = CONFIG["repository"]["branch"]
     git("init", "--quiet", "--bare")
@@ -256,5 +256,5 @@ def test_they_are_published_as_one_commit(notebooks, tmp_path):
     expected = ["README.md", "requirements.txt", *(f"book/{name}.ipynb" for name in CHAPTERS)]
     assert sorted(git("ls-tree", "-r", "--name-only", branch)) == sorted(expected)
     assert f"git+{ADDRESS}" in git("show", f"{branch}:requirements.txt")
-    workflow = (ROOT / ".github" / "workflows" / "book.yml").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8")
     assert f"publish_notebooks.sh origin {branch}\n" in workflow

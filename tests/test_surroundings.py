@@ -29,6 +29,47 @@ def run(code, *, cwd=ROOT, python=(), **environment):
 # --- encodings ------------------------------------------------------------------------------------
 
 
+def opens_text_by_locale(call):
+    """Whether a call reads or writes text in whatever encoding the system prefers."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    given = {keyword.arg for keyword in call.keywords}
+    if "encoding" in given:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name in ("run", "check_output", "Popen"):
+        return bool(given & {"text", "universal_newlines"})
+    if name in ("open", "fdopen"):
+        module = getattr(getattr(call.func, "value", None), "id", "")
+        mode = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+        return module != "tarfile" and not any("b" in str(value) for value in mode)
+    return False
+
+
+@pytest.mark.parametrize("code, found", [
+    ("path.read_text()", True),
+    ("path.read_text('utf-8')", False),
+    ("path.write_text(text)", True),
+    ("path.write_text(text, encoding='utf-8')", False),
+    ("open(path)", True),
+    ("open(path, 'rb')", False),
+    ("path.open('w', encoding='utf-8')", False),
+    ("subprocess.run(command, text=True)", True),
+    ("subprocess.run(command)", False),
+])
+def test_text_without_an_encoding_is_found(code, found):
+    assert opens_text_by_locale(ast.parse(code).body[0].value) == found
+
+
+def test_text_is_read_and_written_as_utf8():
+    places = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and opens_text_by_locale(node)
+    ]
+    assert len(SOURCES) > 100 and places == []
+
+
 NARROW = [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"},
           {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 

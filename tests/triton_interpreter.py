@@ -11,5 +11,5 @@ def run_interpreted(cases):
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)],
         env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=pathlib.Path(__file__).parents[1],
-        text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        encoding="utf-8", check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert run.returncode == 0, run.stdout

@@ -30,7 +30,7 @@ def run(*command, **options):
 def commit_working_tree(folder):
     """A git repository with the files of this one as they are now."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = run(*command, cwd=ROOT, capture_output=True, text=True).stdout
+    listed = run(*command, cwd=ROOT, capture_output=True, encoding="utf-8").stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def commit_working_tree(folder):
 def packages(python):
     """Name and version of everything installed."""
     command = (python, "-m", "pip", "list", "--format", "json")
-    listed = json.loads(run(*command, capture_output=True, text=True).stdout)
+    listed = json.loads(run(*command, capture_output=True, encoding="utf-8").stdout)
     return {package["name"]: package["version"] for package in listed}
 
 

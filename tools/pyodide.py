@@ -52,7 +52,7 @@ def fetch(folder, live, with_packages):
         raise SystemExit("npm is needed to fetch Pyodide, and is not on the path")
     command = [npm, "pack", f"pyodide@{live['version']}"]
     packed = subprocess.run(command, cwd=folder, check=False,
-                            capture_output=True, text=True)
+                            capture_output=True, encoding="utf-8")
     if packed.returncode:
         raise SystemExit(f"npm could not fetch Pyodide:\n{packed.stderr}")
     (archive,) = folder.glob("*.tgz")

@@ -31,7 +31,7 @@ def measure(path, longest=LONGEST):
     while length <= min(longest, WHOLE.get(settings.model, longest)):
         if str(length) not in known["accuracy"]:
             known["accuracy"][str(length)] = _accuracy(task, model, length)
-            _path(path.parent, settings.name).write_text(json.dumps(known))
+            _path(path.parent, settings.name).write_text(json.dumps(known), encoding="utf-8")
             print(settings.name, length, known["accuracy"][str(length)], flush=True)
         length *= 2
 
@@ -48,7 +48,7 @@ def _accuracy(task, model, length):
 def of(folder, name, step):
     """What is known of a run after so many steps: {"step": …, "accuracy": {length: share}}."""
     path = _path(folder, name)
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return known if known.get("step") == step else {"step": step, "accuracy": {}}
 
 

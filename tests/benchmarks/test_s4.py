@@ -82,7 +82,7 @@ def test_a_run_in_pieces_is_the_run_in_one(digits, tmp_path, monkeypatch):
     assert [x["loss"] for x in resumed.log] == [x["loss"] for x in whole.log]
     for x, y in zip(resumed.model.parameters(), whole.model.parameters()):
         assert torch.equal(x, y)
-    lines = (tmp_path / "pieces" / "smnist-s4d-3.jsonl").read_text().splitlines()
+    lines = (tmp_path / "pieces" / "smnist-s4d-3.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0])["seed"] == 3 and len(lines) == 4
 
 
@@ -99,13 +99,13 @@ def test_drawing_and_collecting(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "GIVEN", 780)
     results.draw(argparse.Namespace(state=tmp_path / "runs" / "drawing-s4-3.pt", data=digits))
     (path,) = (tmp_path / "results").glob("s4-digits-*.json")
-    drawn = json.loads(path.read_text())
+    drawn = json.loads(path.read_text(encoding="utf-8"))
     images = mnist.mnist(digits)[2].reshape(20, 784)
     assert [bytes.fromhex(x) for x in drawn["originals"]] == [bytes(x) for x in images]
     assert {len(bytes.fromhex(x)) for x in drawn["completed"]} == {784 - 780}
     assert drawn["difference"] < 1e-4
     (path,) = (tmp_path / "results").glob("s4-drawing-*.json")
-    (run,) = json.loads(path.read_text())["runs"]
+    (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"]
     assert run["model"] == "s4" and len(run["log"]) == 1
 
 

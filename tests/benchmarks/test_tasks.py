@@ -329,7 +329,7 @@ def test_lengths_and_collecting(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["", "collect", "induction", "--folder", str(tmp_path)])
     command.main()
     (path,) = (tmp_path / "results").glob("tasks-induction-*.json")
-    (stored,) = json.loads(path.read_text())["runs"]
+    (stored,) = json.loads(path.read_text(encoding="utf-8"))["runs"]
     assert list(stored["lengths"]) == ["64", "128", "256"] and len(stored["log"]) == 2
     assert stored["parameters"] == networks.parameters(run.model)
 

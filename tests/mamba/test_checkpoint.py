@@ -153,7 +153,7 @@ def test_a_folder_as_the_authors_publish_it(tmp_path):
     model = make(pad_vocab_size_multiple=8)
     (tmp_path / "config.json").write_text(json.dumps({
         "d_model": 16, "n_layer": 3, "vocab_size": V, "ssm_cfg": {}, "rms_norm": True,
-        "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8}))
+        "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8}), encoding="utf-8")
     state = {name: x.clone() for name, x in model.state_dict().items()}
     assert {"backbone.embedding.weight", "lm_head.weight", "backbone.norm_f.weight",
             "backbone.layers.2.mixer.A_log", "backbone.layers.2.norm.weight"} < set(state)
@@ -162,10 +162,10 @@ def test_a_folder_as_the_authors_publish_it(tmp_path):
     assert same(model, MambaLM.from_pretrained(tmp_path / "pytorch_model.bin"))
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert same(model, MambaLM.from_pretrained(tmp_path))
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     config.update(d_intermediate=0, attn_layer_idx=[], attn_cfg={}, tie_embeddings=True,
                   ssm_cfg={"layer": "Mamba1"})  # as the newer package writes it
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert same(model, MambaLM.from_pretrained(tmp_path))
 
 
@@ -182,7 +182,7 @@ def test_a_folder_as_transformers_published_it_first(tmp_path):
         "time_step_floor": 0.0001, "time_step_init_scheme": "random", "time_step_max": 0.1,
         "time_step_min": 0.001, "time_step_rank": 1, "time_step_scale": 1.0,
         "torch_dtype": "float32", "transformers_version": "4.39.0.dev0", "use_bias": False,
-        "use_cache": True, "use_conv_bias": True, "vocab_size": 32}))
+        "use_cache": True, "use_conv_bias": True, "vocab_size": 32}), encoding="utf-8")
     state = {name.replace("embedding.", "embeddings."): x for name, x in model.state_dict().items()}
     torch.save(state, tmp_path / "pytorch_model.bin")
     back = MambaLM.from_pretrained(tmp_path)
@@ -349,18 +349,19 @@ def test_tensors_that_do_not_fit_are_named(folder, change, message):
 def test_configurations_that_do_not_fit_are_named(tmp_path, layout, change, message):
     make().save_pretrained(tmp_path, layout=layout)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, **change}), encoding="utf-8")
     with pytest.raises((ValueError, TypeError), match=message):
         MambaLM.from_pretrained(tmp_path)
 
 
 def test_files_that_are_not_there_are_named(folder):
     refuses(folder / "none", "none does not exist, expected a folder with a checkpoint")
-    (folder / "config.json").write_text('{"d_model": 16')
+    (folder / "config.json").write_text('{"d_model": 16', encoding="utf-8")
     refuses(folder, "config.json holds no JSON object")
-    (folder / "config.json").write_text("[1]")
+    (folder / "config.json").write_text("[1]", encoding="utf-8")
     refuses(folder, "config.json holds no JSON object")
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     refuses(folder, "config.json is not the configuration .* missing d_model, n_layer, vocab_size")
     (folder / "config.json").unlink()
     refuses(folder, "config.json does not exist, expected the configuration")
@@ -379,7 +380,7 @@ def shard(folder):
     for name in names:
         safetensors_torch.save_file({k: state[k] for k in keys if places[k] == name}, folder / name)
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
     return index, places, names
 
 
@@ -391,7 +392,7 @@ def test_shards(tmp_path):
     assert same(model, MambaLM.from_pretrained(index))
 
     def with_index(places):
-        index.write_text(json.dumps({"weight_map": places}))
+        index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
 
     with_index({**places, "backbone.norm_f.weight": "elsewhere.safetensors"})
     refuses(tmp_path, "names elsewhere.safetensors, expected a file that lies beside it")

@@ -88,7 +88,8 @@ def test_draws_repeat_with_their_seed(folder, capsys):
     ("damage", "message"),
     [
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist, expected the"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{}", encoding="utf-8"),
+         "tokenizer.json is no tokenizer"),
         (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "truncated, corrupt"),
     ],

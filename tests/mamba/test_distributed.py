@@ -21,7 +21,7 @@ def outcomes():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return subprocess.run([sys.executable, "-m", "tests.mamba.distributed", str(port)],
-                          capture_output=True, text=True, timeout=300, check=False,
+                          capture_output=True, encoding="utf-8", timeout=300, check=False,
                           cwd=Path(__file__).parents[2])
 
 

@@ -410,7 +410,7 @@ def test_bad_requests_are_named(arguments, error, message):
 def test_importing_mamba_loads_nothing_that_only_checkpoints_need():
     code = ("import sys, ssm_core.mamba; print([m for m in ('transformers', 'tokenizers', "
             "'safetensors', 'matplotlib') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -219,7 +219,7 @@ one = torch.ones(1, 1)
 assert selective_scan_fn(u, u, A, one, one).tolist() == [[[1, 1.5, 1.75]]]
 print(cpu.compiled is None)"""
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True,
-                         text=True, check=False)
+                         encoding="utf-8", check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 

@@ -127,7 +127,7 @@ def test_measurements_of_the_repository_are_the_files():
 def test_measurements_of_an_installed_package_come_first(monkeypatch, tmp_path):
     for folder in ("benchmarks/results", "ssm_book/results"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "some-gpu.json").write_text(json.dumps({"from": folder}))
+        (tmp_path / folder / "some-gpu.json").write_text(json.dumps({"from": folder}), encoding="utf-8")
     (tmp_path / "ssm_book/results/.gitkeep").touch()
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / package)
     assert data.measurements("some-gpu") == {"from": "ssm_book/results"}
@@ -552,5 +552,5 @@ def test_importing_data_loads_neither_torch_nor_pandas_nor_matplotlib():
         "import sys, ssm_book.data; "
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'scipy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"

@@ -28,7 +28,7 @@ from ssm_core.scan import selective_scan_ref
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "ssm_book" / "widgets"
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
 CHAPTERS = [p for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
 
