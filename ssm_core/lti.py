@@ -531,9 +531,14 @@ def _distinct_steps(t: RealArray) -> tuple[RealArray, Array]:
     Times carry a rounding error; steps that differ by no more than that count as one, and their
     mean stands for them.
     """
-    h = np.diff(t)  # (L - 1,)
-    quantum = 8 * np.finfo(float).eps * np.abs(t).max()
-    _, which = np.unique(np.round(h / quantum), return_inverse=True)
+    h = finite_result(np.diff(t), "a step between times", "t spans too much")  # (L - 1,)
+    rounding = 8 * np.finfo(float).eps * np.maximum(np.abs(t[:-1]), np.abs(t[1:]))
+    which = np.zeros(len(h), dtype=int)
+    group, smallest = -1, -np.inf
+    for k in np.argsort(h):
+        if h[k] - smallest > rounding[k]:
+            group, smallest = group + 1, h[k]
+        which[k] = group
     return np.bincount(which, weights=h) / np.bincount(which), which
 
 

@@ -130,6 +130,14 @@ def test_even_steps_need_one_exponential(monkeypatch):
     assert len(calls) <= 2
 
 
+@pytest.mark.parametrize("rate", [1.0, 1e9, 1e18])
+def test_simulate_on_a_logarithmic_grid(rate):
+    """Steps far below the rounding of the last time are steps nevertheless."""
+    t = np.r_[0, np.logspace(-20, 0, 41)]
+    fast = ContinuousSSM(-rate, rate, 1.0)
+    assert_allclose(fast.simulate(np.ones(42), t), -np.expm1(-rate * t), rtol=1e-12)
+
+
 def test_simulate_a_function():
     t = np.linspace(0, 5, 30)
     want = (np.cos(3 * t) + 3 * np.sin(3 * t) - np.exp(-t)) / 10  # x' = -x + cos 3t
