@@ -39,6 +39,8 @@ def test_agrees_with_scipy(method, dt):
     for A, B, C, D in (system(0), system(1, N=1, M=1, P=1), system(2, N=12, M=1), singular):
         have = discretize(A, B, C, D, dt, method, alpha)
         want = cont2discrete((A, B, C, D), dt, SCIPY_NAME[method], alpha)[:4]
+        if len(A) == 1 and method == "zoh" and abs(want[0] / np.exp(A * dt) - 1) > 1e-14:
+            continue  # SciPy 1.10 loses digits of a scalar; its closed form is tested below
         for x, y in zip(have, want):
             assert_close(x, y)
 
