@@ -114,7 +114,117 @@ def test_a_bfloat16_model_keeps_its_dtypes(transformers, tmp_path):
     assert relative(wide(text()), theirs.float()(text()).logits) < 1e-2  # their A_log is rounded
 
 
+@pytest.mark.parametrize("mixer_rms_eps", [1e-6, 1e-2])
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_transformers_loads_falcon_mamba_as_it_is_saved(transformers, tmp_path, mixer_rms_eps,
+                                                        tie_embeddings):
+    ours = make(ssm_cfg={"mixer_rms_eps": mixer_rms_eps, "dt_rank": 3}, norm_epsilon=1e-3,
+                tie_embeddings=tie_embeddings, pad_vocab_size_multiple=1)
+    ours.save_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(theirs) is transformers.FalconMambaForCausalLM
+    assert_same_model(ours, theirs.eval())
+    assert same(ours, MambaLM.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("options", [{}, {"mixer_rms_eps": 1e-2, "tie_word_embeddings": False,
+                                          "use_bias": True, "time_step_rank": 3}])
+def test_falcon_mamba_as_transformers_saves_it_is_loaded(transformers, tmp_path, options):
+    torch.manual_seed(0)
+    theirs = transformers.FalconMambaForCausalLM(transformers.FalconMambaConfig(
+        vocab_size=V, hidden_size=16, num_hidden_layers=3, **options)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        theirs.backbone.embeddings.weight.normal_()
+    theirs.save_pretrained(tmp_path)
+    ours = MambaLM.from_pretrained(tmp_path)
+    assert ours.config.ssm_cfg["mixer_rms_eps"] == options.get("mixer_rms_eps", 1e-6)
+    assert_same_model(ours, theirs)
+    # In the published 7B, expand is 16 and intermediate_size twice the hidden size: it counts.
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "expand": 16,
+                                "intermediate_size": 32}))
+    assert same(ours, MambaLM.from_pretrained(tmp_path))
+
+
+def test_rows_that_are_not_tokens_stay_so(transformers, tmp_path):
+    ours = make(vocab_size=50, tie_embeddings=False, eos_token_id=[3, 49])
+    with torch.no_grad():  # the rows on top have the largest logits by far
+        ours.lm_head.weight[50:] = 100 * ours.lm_head.weight[:6].abs()
+        ours.lm_head.weight[53:] *= -1
+    ids = text()
+    expected = ours.generate(ids, 20)
+    assert ours(ids).argmax(-1).max() >= 50 and expected.max() < 50
+
+    def check(folder):
+        back = MambaLM.from_pretrained(folder)
+        assert back.config.vocab_size == 50 and back.config.padded_vocab_size == 56
+        assert back.config.eos_token_id == [3, 49]
+        assert same(ours, back) and torch.equal(back.generate(ids, 20), expected)
+
+    for layout in ("transformers", "state-spaces"):
+        ours.save_pretrained(tmp_path / layout, layout=layout)
+        check(tmp_path / layout)
+    theirs = transformers.MambaForCausalLM.from_pretrained(tmp_path / "transformers").eval()
+    assert relative(ours(ids), theirs(ids).logits) < 1e-5
+    assert theirs.generation_config.eos_token_id == [3, 49]
+    found = theirs.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None,
+                            pad_token_id=0)
+    assert torch.equal(found, expected)
+    theirs.save_pretrained(tmp_path / "through them")
+    check(tmp_path / "through them")
+    for multiple, rows in ((1, 50), (50, 50), (51, 51), (64, 64)):
+        model = make(vocab_size=50, pad_vocab_size_multiple=multiple)
+        model.save_pretrained(tmp_path / str(multiple))
+        config = MambaLM.from_pretrained(tmp_path / str(multiple)).config
+        assert (config.vocab_size, config.padded_vocab_size) == (50, rows)
+
+
 # ------------------------------------------------------------------------------------ round trips
+
+# Fields of class MambaConfig in mamba_ssm/models/config_mamba.py of the authors' package, version
+# 2.2, whose loader calls MambaConfig(**config): one more or with another name is an error there.
+AUTHORS_FIELDS = {"d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx",
+                  "attn_cfg", "rms_norm", "residual_in_fp32", "fused_add_norm",
+                  "pad_vocab_size_multiple", "tie_embeddings"}
+# Arguments of class Mamba in mamba_ssm/modules/mamba_simple.py there, which takes **ssm_cfg; the
+# name of the block, "layer", is taken out before.
+AUTHORS_OPTIONS = {"d_state", "d_conv", "expand", "dt_rank", "dt_min", "dt_max", "dt_init",
+                   "dt_scale", "dt_init_floor", "conv_bias", "bias", "use_fast_path", "layer"}
+# Weights of state-spaces/mamba-130m, without the number of the layer.
+AUTHORS_WEIGHTS = {"backbone.embedding.weight", "backbone.norm_f.weight", "lm_head.weight", *(
+    f"backbone.layers.0.{name}" for name in (
+        "norm.weight", "mixer.A_log", "mixer.D", "mixer.in_proj.weight", "mixer.conv1d.weight",
+        "mixer.conv1d.bias", "mixer.x_proj.weight", "mixer.dt_proj.weight", "mixer.dt_proj.bias",
+        "mixer.out_proj.weight"))}
+
+
+def test_the_authors_loader_accepts_what_is_written(tmp_path):
+    model = make(n_layer=1, eos_token_id=7, initializer_range=0.3, rescale_prenorm_residual=False,
+                 ssm_cfg={"layer": "Mamba1", "d_state": 5, "use_fast_path": False})
+    model.save_pretrained(tmp_path, layout="state-spaces")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert set(config) == AUTHORS_FIELDS
+    assert set(config["ssm_cfg"]) <= AUTHORS_OPTIONS
+    assert config == {"d_model": 16, "d_intermediate": 0, "n_layer": 1, "vocab_size": V,
+                      "ssm_cfg": {"layer": "Mamba1", "d_state": 5, "use_fast_path": False},
+                      "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True,
+                      "residual_in_fp32": True, "fused_add_norm": True,
+                      "pad_vocab_size_multiple": 8, "tie_embeddings": True}
+    assert set(torch.load(tmp_path / "pytorch_model.bin", weights_only=True)) == AUTHORS_WEIGHTS
+    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == 7
+    back = MambaLM.from_pretrained(tmp_path)
+    assert back.config.eos_token_id == 7 and same(model, back)
+    assert torch.equal(back(text()), model(text()))
+
+
+def test_what_the_authors_layout_cannot_say_is_refused(tmp_path):
+    for odd, message in ((make(norm_epsilon=1e-3), "norm_epsilon is 0.001, expected 1e-05"),
+                         (make(ssm_cfg={"mixer_rms_eps": 1e-6}), "mixer_rms_eps is 1e-06")):
+        with pytest.raises(ValueError, match=message):
+            odd.save_pretrained(tmp_path / "none", layout="state-spaces")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("layout", ["transformers", "state-spaces"])
@@ -409,6 +519,16 @@ def test_shards(tmp_path):
     refuses(tmp_path, "which another shard holds too")
 
 
+def test_a_load_that_fails_leaves_files_and_memory_alone(folder):
+    rewrite(folder, lambda s: s["backbone.layers.1.mixer.D"].fill_(torch.inf))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    refuses(folder, "not finite")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    (folder / "config.json").write_text("{}")
+    for file in (weights_of(folder), folder / "config.json"):
+        file.unlink()  # no file is kept open
+
+
 # ------------------------------------------------------------------------------------ writing
 
 
@@ -428,6 +548,43 @@ def test_a_failed_save_leaves_what_was_there(folder, monkeypatch):
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     make(seed=5).save_pretrained(folder, layout=layout)  # a good one replaces it
     assert same(make(seed=5), MambaLM.from_pretrained(folder))
+
+
+def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
+    """The first half of a file is written, and then there is no space."""
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    layout = "transformers" if "model.safetensors" in before else "state-spaces"
+
+    def half(write):
+        def full(content, file, **options):
+            write(content, file, **options)
+            with open(file, "r+b") as opened:
+                opened.truncate(os.path.getsize(file) // 2)
+            raise OSError(28, "No space left on device")
+        return full
+
+    monkeypatch.setattr("torch.save", half(torch.save))
+    monkeypatch.setattr("safetensors.torch.save_file", half(safetensors_torch.save_file))
+    with pytest.raises(OSError, match="No space left on device"):
+        make(seed=5).save_pretrained(folder, layout=layout)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert same(make(), MambaLM.from_pretrained(folder))
+    with pytest.raises(OSError, match="No space left on device"):
+        make(seed=5).save_pretrained(folder / "new", layout=layout)
+    assert [*(folder / "new").iterdir()] == []
+
+
+def test_what_is_not_a_whole_published_model_is_not_written(tmp_path):
+    model = make()
+    model.lm_head = torch.nn.Linear(16, 40, bias=False)
+    other = make()
+    other.extra = torch.nn.Linear(2, 2)
+    for odd, message in ((model, r"lm_head.weight has shape \(40, 16\), expected \(32, 16\)"),
+                         (other, "published weights: not expected extra.weight, extra.bias"),
+                         (MambaLM(make().config, device="meta"), "is on the device meta")):
+        with pytest.raises(ValueError, match=message):
+            odd.save_pretrained(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_never_holds_two_kinds_of_weights(folder):

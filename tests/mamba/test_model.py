@@ -1,6 +1,7 @@
 """The Mamba language model: its ways of running against each other, and generation."""
 
 import copy
+import dataclasses
 import doctest
 import gc
 import subprocess
@@ -353,11 +354,45 @@ def test_two_captured_streams_at_a_time_keep_apart():
         ({"ssm_cfg": None}, TypeError, "ssm_cfg is a NoneType, expected a dict"),
         ({"ssm_cfg": {"heads": 8}}, ValueError, "ssm_cfg holds heads, expected options of the Mamba"),
         ({"ssm_cfg": {"d_model": 8}}, ValueError, "ssm_cfg holds d_model"),
+        ({"ssm_cfg": {3: 8}}, ValueError, "ssm_cfg holds 3"),
+        ({"ssm_cfg": {"d_state": -3}}, ValueError, "ssm_cfg does not fit .*d_state is -3, expected"),
+        ({"ssm_cfg": {"bias": "no"}}, TypeError, "bias is 'no', expected True or False"),
+        ({"ssm_cfg": {"mixer_rms_eps": 0}}, ValueError, "mixer_rms_eps is 0, expected a number ab"),
+        ({"ssm_cfg": {"dt_min": 1.0}}, ValueError, "dt_min is 1, expected at most dt_max"),
+        ({"ssm_cfg": {"layer": "Mamba2"}}, ValueError, "'Mamba2', expected one of: Mamba1"),
+        ({"ssm_cfg": {"layer": 1}}, TypeError, r"ssm_cfg\['layer'\] is 1, expected one of"),
+        ({"eos_token_id": "x"}, TypeError, "eos_token_id is 'x', expected an integer"),
+        ({"eos_token_id": [1, -1]}, ValueError, "eos_token_id is -1, expected an integer of at"),
+        ({"eos_token_id": True}, TypeError, "eos_token_id is True"),
+        ({"initializer_range": float("nan")}, ValueError, "initializer_range is nan"),
+        ({"pad_vocab_size_multiple": 0}, ValueError, "pad_vocab_size_multiple is 0"),
     ],
 )
 def test_bad_configurations_are_named(fields, error, message):
     with pytest.raises(error, match=message):
         MambaConfig(**{"d_model": 8, "n_layer": 2, "vocab_size": V, **fields})
+
+
+def test_a_configuration_does_not_change():
+    options = {"layer": "Mamba1", "d_state": 3}
+    torch.manual_seed(0)
+    config = MambaConfig(8, 2, V, options, eos_token_id=(1, 2))
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(3))  # no random number was used
+    options["d_state"] = -1
+    assert config.ssm_cfg == {"layer": "Mamba1", "d_state": 3} and config.eos_token_id == [1, 2]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.d_model = -1
+    assert dataclasses.replace(config, d_model=4) == MambaConfig(
+        4, 2, V, {"layer": "Mamba1", "d_state": 3}, eos_token_id=[1, 2])
+    with pytest.raises(ValueError, match="d_model is -1"):
+        dataclasses.replace(config, d_model=-1)
+    ids = text()
+    torch.manual_seed(0)
+    named = MambaLM(config)(ids)
+    torch.manual_seed(0)
+    assert torch.equal(named, MambaLM(MambaConfig(8, 2, V, {"d_state": 3}))(ids))
 
 
 @pytest.mark.parametrize(
