@@ -21,11 +21,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["WithoutDerivative", "has_gradient", "has_tangent", "in_forward_mode",
-           "is_differentiated", "is_transformed",
-           "needs_operator"]
+__all__ = ["WithoutDerivative", "has_gradient", "in_forward_mode", "is_differentiated",
+           "is_transformed", "needs_definition", "needs_operator"]
 
-_Transform = torch._C._functorch.TransformType
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -44,9 +42,23 @@ def _is_plain(x: Tensor) -> bool:
         x.is_conj() or x.is_neg() or torch._C._functorch.is_legacy_batchedtensor(x))
 
 
-def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` is running: grad, vjp, jvp, vmap or one made of them."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+def needs_definition(*tensors: Tensor | None) -> bool:
+    """Whether only the definition gives what is asked for: forward mode runs through one of these
+    tensors, or a transform of ``torch.func`` meets something that needs operators, which know none.
+
+    ``torch.func.jvp`` and ``jacfwd`` count wherever they are in a nest of transforms, because an
+    inner transform hides the tangents of an outer one.
+    """
+    if is_transformed():
+        return not set(_transforms()) <= {"Grad", "Vmap"} or needs_operator(*tensors)
+    return in_forward_mode() and (torch.compiler.is_compiling() or any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors))
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a transform of ``torch.func`` or forward mode wants a derivative of this call."""
+    return "Grad" in _transforms() or "Jvp" in _transforms() or (
+        not is_transformed() and needs_definition(*tensors))
 
 
 def has_gradient(*tensors: Tensor | None) -> bool:
@@ -54,33 +66,25 @@ def has_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
-def has_tangent(*tensors: Tensor | None) -> bool:
-    """Whether forward-mode differentiation runs through one of these tensors.
-
-    ``torch.func.jvp`` and ``jacfwd`` count wherever they are in a nest of transforms, because an
-    inner transform hides the tangents of an outer one.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    if is_transformed():
-        return _Transform.Jvp in _transforms()
-    return in_forward_mode() and any(
-        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+# torch.compile cannot look into these; it calls them when it traces, and each transform is guarded.
 
 
+@torch.compiler.assume_constant_result
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is running: grad, vjp, jvp, vmap or one made of them."""
+    return torch._C._are_functorch_transforms_active()
+
+
+@torch.compiler.assume_constant_result
 def in_forward_mode() -> bool:
     """Whether forward-mode differentiation runs through anything at all."""
-    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0
 
 
-def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether a transform of ``torch.func`` or forward mode wants a derivative of this call."""
-    return has_tangent(*tensors) or (is_transformed() and _Transform.Grad in _transforms())
-
-
-def _transforms() -> list[_Transform]:
+@torch.compiler.assume_constant_result
+def _transforms() -> tuple[str, ...]:
     """The kinds of the transforms that are running, from the outermost to the innermost."""
-    return [level.key() for level in torch._C._functorch.get_interpreter_stack()]
+    return tuple(level.key().name for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
 class WithoutDerivative(Function):

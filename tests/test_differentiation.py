@@ -386,3 +386,55 @@ def test_kernels_without_gradients_step_aside_for_transforms(monkeypatch, fast):
             seen.append(_operators.fuses(OnGpu))
         assert not any(seen)
     assert not _operators.fuses(OnGpu)
+
+
+# --- in compiled programs ---------------------------------------------------------------------------
+
+TRANSFORMS = {
+    "grad": lambda f, x, v: grad(f)(x),
+    "gradients per sample": lambda f, x, v: vmap(grad(f))(torch.stack([x, 2 * x])),
+    "vmap": lambda f, x, v: vmap(f)(torch.stack([x, 2 * x])),
+    "jvp": lambda f, x, v: jvp(f, (x,), (v,))[1],
+    "Hessian times a vector": lambda f, x, v: jvp(grad(f), (x,), (v,))[1],
+}
+
+
+@pytest.fixture
+def _forget_compiled_code():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_forget_compiled_code")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", ["scan: all arguments", "two-sided convolution"])
+def test_compiled_transforms(name, transform):
+    _, tensors, loss, directions, _ = prepared(name)
+
+    def run(x, v):
+        return TRANSFORMS[transform](lambda y: loss(y, *tensors[1:]), x, v)
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    close([compiled(tensors[0], directions[0])], [run(tensors[0], directions[0])])
+
+
+@pytest.mark.usefixtures("_forget_compiled_code")
+def test_transforms_of_compiled_functions():
+    """What was compiled outside of a transform is not used within one."""
+    _, tensors, loss, directions, gradient = prepared("scan: all arguments")
+    compiled = torch.compile(loss, backend="aot_eager")
+    want = loss(*tensors)
+    close([compiled(*tensors)], [want])
+    close(grad(compiled, tuple(range(len(tensors))))(*tensors), gradient)
+    slope_along = inner(gradient, directions)
+    close([jvp(compiled, tuple(tensors), tuple(directions))[1]], [slope_along])
+    with forward_ad.dual_level():
+        dual = [forward_ad.make_dual(x, v) for x, v in zip(tensors, directions)]
+        close([forward_ad.unpack_dual(compiled(*dual)).tangent], [slope_along])
+    close([compiled(*tensors)], [want])
+
+
+def test_functionalized():
+    _, tensors, loss, *_ = prepared("scan: all arguments")
+    close([torch.func.functionalize(loss)(*tensors)], [loss(*tensors)])

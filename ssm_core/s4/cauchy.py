@@ -23,8 +23,8 @@ from torch.autograd import Function
 from ssm_core._dispatch import (
     WithoutDerivative,
     has_gradient,
-    has_tangent,
     is_transformed,
+    needs_definition,
     needs_operator,
 )
 
@@ -55,7 +55,7 @@ def cauchy_sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
         tensor([[[0.4000+0.j]]], dtype=torch.complex128)
     """
     given = a, b, poles, s
-    if is_transformed() or has_tangent(*given):
+    if is_transformed() or needs_definition(*given):
         return _definition(*given)
     if needs_operator(*given):
         return torch.ops.ssm_core.cauchy_sums(*given)

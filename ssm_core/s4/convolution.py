@@ -45,8 +45,8 @@ from torch.fft import fft, ifft, irfft, rfft
 from ssm_core._dispatch import (
     WithoutDerivative,
     has_gradient,
-    has_tangent,
     is_transformed,
+    needs_definition,
     needs_operator,
 )
 from ssm_core._tensors import widest_float
@@ -59,11 +59,11 @@ _TRITON = find_spec("triton") is not None
 def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     """What :func:`convolve` computes, by its definition: on a circle twice as long, in plain PyTorch."""
     L = u.shape[1]
-    n = next_fast_len(2 * L)
-    signal = rfft(u, n, dim=1)  # (B, n/2 + 1, H)
+    n = 2 * L
+    signal = rfft(u, n, dim=1)  # (B, L + 1, H)
     kernel = K[0]  # (H, L); a look into the future goes round the circle backwards
     if len(K) == 2:
-        kernel = torch.cat([kernel, K.new_zeros(len(D), n - 2 * L + 1), K[1, :, 1:].flip(-1)], dim=-1)
+        kernel = torch.cat([kernel, K.new_zeros(len(D), 1), K[1, :, 1:].flip(-1)], dim=-1)
     return irfft(signal * rfft(kernel, n).mT, n, dim=1)[:, :L] + D * u
 
 
@@ -93,7 +93,7 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
         >>> convolve(u, torch.tensor([[[1.0, 0.5, 0.25]]]), torch.tensor([0.0]))[0, :, 0]
         tensor([1.0000, 0.5000, 2.2500])
     """
-    if is_transformed() or has_tangent(u, K, D):
+    if is_transformed() or needs_definition(u, K, D):
         return convolve_ref(u, K, D)
     save = has_gradient(u, K, D)
     run = (torch.ops.ssm_core.convolve if needs_operator(u, K, D) else

@@ -19,8 +19,8 @@ from torch.autograd import Function
 from ssm_core._dispatch import (
     WithoutDerivative,
     has_gradient,
-    has_tangent,
     is_transformed,
+    needs_definition,
     needs_operator,
 )
 from ssm_core.s4.cauchy import cauchy_sums, cauchy_sums_backward
@@ -59,12 +59,12 @@ def kernel_from_sums(a: Tensor, b: Tensor, poles: Tensor, L: int, rank: int) -> 
     Abate and Whitt, "Numerical inversion of probability generating functions" (1992).
     """
     given = a, b, torch.view_as_real(poles)
-    if needs_operator(*given):
-        run = torch.ops.ssm_core.dplr_kernel
-    elif has_gradient(*given) and not is_transformed() and not has_tangent(*given):
-        run = _Kernel.apply
-    else:
+    if is_transformed() or needs_definition(*given):
         run = _kernel
+    elif needs_operator(*given):
+        run = torch.ops.ssm_core.dplr_kernel
+    else:
+        run = _Kernel.apply if has_gradient(*given) else _kernel
     return run(*given, L, rank)[0]
 
 

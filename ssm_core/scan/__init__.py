@@ -27,9 +27,9 @@ from torch import Tensor
 from ssm_core._dispatch import (
     WithoutDerivative,
     has_gradient,
-    has_tangent,
     is_differentiated,
     is_transformed,
+    needs_definition,
     needs_operator,
 )
 from ssm_core._tensors import Packing
@@ -117,7 +117,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
                       initial_state, cu_seqlens)
     backend = pick_backend(backend, u)
     floats = scan.floats
-    if backend == "reference" or has_tangent(*floats):
+    if backend == "reference" or needs_definition(*floats):
         out, last_state = reference.scan(*scan)
     else:
         save = has_gradient(*floats) or is_transformed()
