@@ -143,6 +143,16 @@ def test_a_fast_mode_costs_a_slow_one_no_digits(fast):
     assert_allclose(exponential_integrals(turning, np.ones((3, 1)), 1.0)[0], Phi, rtol=0, atol=tolerance)
 
 
+def test_a_stiff_matrix_that_is_full_and_complex():
+    """A unitary change of coordinates: the slow modes keep what rounding A itself leaves them."""
+    rng = np.random.default_rng(1)
+    Q = np.linalg.qr(rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)))[0]
+    a = np.array([-1e6, -1.0 + 2j, -0.5])
+    Phi, Gamma, _ = exponential_integrals(Q @ np.diag(a) @ Q.conj().T, Q, 1.0)
+    assert_allclose(Phi, Q @ np.diag(np.exp(a)) @ Q.conj().T, rtol=0, atol=1e-9)
+    assert_allclose(Gamma, Q @ np.diag(np.expm1(a) / a), rtol=0, atol=1e-9)
+
+
 def test_a_step_without_a_solution_is_refused_also_where_rounding_hides_it():
     T = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     A = T @ np.diag([20.0, -1.0, -2.0, -3.0]) @ T.T

@@ -562,6 +562,10 @@ def test_what_grows_without_bound_is_an_error():
         growing.impulse_response(1000.0)
     with pytest.raises(OverflowError, match="the exponential of A dt"):
         growing.simulate([1.0, 1.0], [0.0, 1000.0])
+    with pytest.raises(RuntimeError, match="the integrator stopped"):
+        growing.simulate(lambda t: 1.0, [0.0, 1000.0])
+    with pytest.raises(OverflowError, match="a step between times leaves .* t spans too much"):
+        LEAKY.simulate([1.0, 1.0], [-1.7e308, 1.7e308])
 
 
 def test_examples_in_docstrings():
