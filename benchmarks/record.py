@@ -63,10 +63,11 @@ def high_water_mark(reset=False):
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def write(name, results, device="cpu"):
+def write(name, results, device="cpu", folder=None):
     """Write results with the machine and the versions beside them; return the path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{device}.json"
+    folder = folder or RESULTS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{device}.json"
     document = {"machine": machine(), "software": software(), **results}
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return path

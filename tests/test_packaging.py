@@ -73,7 +73,7 @@ def test_the_wheel_has_both_packages_and_the_measurements_and_nothing_else(wheel
 def test_the_sdist_has_the_library_its_tests_and_nothing_of_the_book(unpacked_sdist):
     names = files(unpacked_sdist)
     assert {name.partition("/")[0] for name in names} == {
-        "ssm_core", "ssm_book", "benchmarks", "tests", "CHANGELOG.md",
+        "ssm_core", "ssm_book", "benchmarks", "experiments", "tests", "CHANGELOG.md",
         "CITATION.cff", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "requirements.txt",
         ".gitignore",  # the build reads it
     }

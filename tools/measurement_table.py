@@ -84,7 +84,7 @@ def _s4():
 
 def _trained():
     for task, words in (("smnist", "row by row"), ("psmnist", "in random order")):
-        name = f"s4-{task}-h200"
+        name = f"{task}-h200"
         for run in _runs(name):
             log = run["log"]
             yield _row(f"MNIST {words}, {NETWORKS[run['model']]}, {len(log)} epochs",
@@ -93,13 +93,13 @@ def _trained():
 
 def _tasks():
     for task, words in (("copying", "copying among 4096"), ("recall", "recall of 32 pairs")):
-        name = f"tasks-{task}-h200"
+        name = f"{task}-h200"
         for run in _runs(name):
             steps = run["log"][-1]["epoch"] * run["every"]
             way = "growing" if run["doublings"] else "at full length"
             yield _row(f"{words}, {NETWORKS[run['model']]}, {way}, {steps:,} steps",
                        f"{100 * run['log'][-1]['accuracy']:.1f} % right", name, "training")
-    name = "tasks-induction-h200"
+    name = "induction-h200"
     for run in _runs(name):
         if run["lengths"]:
             far = max((int(L) for L, right in run["lengths"].items() if right > 0.99), default=None)

@@ -1,12 +1,14 @@
 """Trained at one length, tested at many: how far does what was learned reach?"""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np
 import torch
 
-from benchmarks.tasks.tasks import TASKS
-from benchmarks.tasks.train import Settings
+from experiments.settings import Settings
+from experiments.tasks import make_task
 
 PIECE = 2**14  # tokens at once, with the state handed over
 SHORTEST, LONGEST = 2**6, 2**20
@@ -24,7 +26,7 @@ def measure(path, longest=LONGEST):
     torch.set_float32_matmul_precision("high")
     state = torch.load(path, map_location="cpu", weights_only=True)
     settings = Settings(**state["settings"])
-    task = TASKS[settings.task](settings, device)
+    task = make_task(settings, device)
     model = task.network().to(device).eval()
     model.load_state_dict(state["model"])
     known, length = of(path.parent, settings.name, state["step"]), SHORTEST

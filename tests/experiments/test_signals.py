@@ -1,6 +1,5 @@
-"""The training runs of the benchmark: they resume exactly, and read and start what they say."""
+"""The studies on signals: what is read, what is trained on, and what is written."""
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -10,8 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import training
-from benchmarks.s4 import mnist, networks, results, tasks, train
+from experiments import collect, drawing, harness, mnist, networks
+from experiments.__main__ import main
+from experiments.settings import settings
+from experiments.tasks import make_task
 
 
 @pytest.fixture
@@ -29,10 +30,7 @@ def digits(tmp_path, monkeypatch):
     return tmp_path
 
 
-def settings(**changes):
-    return train.Settings(**{
-        "task": "smnist", "model": "s4d", "seed": 3, "epochs": 3, "width": 8, "layers": 1,
-        "batch": 8, "lr": 0.01, "dropout": 0.2, "weight_decay": 0.01} | changes)
+SMALL = {"epochs": 1, "width": 8, "layers": 1, "batch": 8}
 
 
 def test_mnist_reads_packed_and_plain_files(digits):
@@ -64,55 +62,26 @@ def test_mnist_downloads_what_is_missing(digits, monkeypatch):
     assert not labels.exists()
 
 
-def test_a_run_in_pieces_is_the_run_in_one(digits, tmp_path, monkeypatch):
-    whole = train.train(settings(), tmp_path / "whole", data=digits)
-    step = training._step
-
-    def until_the_seventh(run, *arguments):  # time is over in the middle of an epoch
-        step(run, *arguments)
-        if run.step == 7:
-            patch.setattr(training.time, "monotonic", lambda: 1e9)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", until_the_seventh)
-        stopped = train.train(settings(), tmp_path / "pieces", minutes=60, data=digits)
-    assert stopped.step == 7 and len(stopped.log) == 1
-    torch.manual_seed(99)
-    resumed = train.train(settings(), tmp_path / "pieces", data=digits)
-    assert [x["loss"] for x in resumed.log] == [x["loss"] for x in whole.log]
-    for x, y in zip(resumed.model.parameters(), whole.model.parameters()):
-        assert torch.equal(x, y)
-    lines = (tmp_path / "pieces" / "smnist-s4d-3.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[0])["seed"] == 3 and len(lines) == 4
-
-
-def test_a_run_does_not_go_on_with_other_settings(digits, tmp_path):
-    train.train(settings(epochs=1), tmp_path / "runs", data=digits)
-    with pytest.raises(ValueError, match=r"other settings .*'width': \(8, 16\)"):
-        train.train(settings(epochs=1, width=16), tmp_path / "runs", data=digits)
-
-
 def test_drawing_and_collecting(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(results.record, "RESULTS", tmp_path / "results")
-    train.train(settings(task="drawing", epochs=1, model="s4"), tmp_path / "runs", data=digits)
-    results.collect(argparse.Namespace(task="drawing", folder=tmp_path / "runs"))
-    monkeypatch.setattr(results, "GIVEN", 780)
-    results.draw(argparse.Namespace(state=tmp_path / "runs" / "drawing-s4-3.pt", data=digits))
-    (path,) = (tmp_path / "results").glob("s4-digits-*.json")
-    drawn = json.loads(path.read_text(encoding="utf-8"))
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    folder = tmp_path / "runs"
+    harness.train(make_task(settings("drawing", "s4", 3, SMALL), "cpu", digits), folder)
+    main(["collect", "drawing", "--folder", str(folder)])
+    monkeypatch.setattr(drawing, "GIVEN", 780)
+    main(["draw", str(folder / "drawing-s4-3.pt"), "--data", str(digits)])
+    drawn = json.loads((tmp_path / "results" / "digits-cpu.json").read_text(encoding="utf-8"))
     images = mnist.mnist(digits)[2].reshape(20, 784)
     assert [bytes.fromhex(x) for x in drawn["originals"]] == [bytes(x) for x in images]
     assert {len(bytes.fromhex(x)) for x in drawn["completed"]} == {784 - 780}
     assert drawn["difference"] < 1e-4
-    (path,) = (tmp_path / "results").glob("s4-drawing-*.json")
-    (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    assert run["model"] == "s4" and len(run["log"]) == 1
+    (run,) = json.loads((tmp_path / "results" / "drawing-cpu.json").read_text(encoding="utf-8"))["runs"]
+    assert run["model"] == "s4" and len(run["log"]) == 1 and run["steps"] == 5
 
 
 def test_networks_have_one_size():
-    sizes = {name: networks.parameters(networks.network(
+    sizes = {name: networks.parameters(networks.of_signals(
         name, 10, width=32, layers=2, dropout=0.1, pool=True, length=100))
-        for name in networks.NETWORKS}
+        for name in networks.OF_SIGNALS}
     assert max(sizes.values()) < 1.3 * min(sizes.values()), sizes
 
 
@@ -137,10 +106,15 @@ def test_random_matrix_is_what_it_says(stretch):
 
 
 def test_delay_is_a_delay():
-    task = tasks.Delay(settings(task="delay", model="legt", width=1), "cpu", None)
+    task = make_task(settings("delay", "legt", 3, {"width": 1}), "cpu")
     (first,), (again,) = next(task.epoch(0)), next(task.epoch(0))
     assert torch.equal(first, again) and not torch.equal(first, *next(task.epoch(1)))
-    late = lambda u: u.roll(task.LAG, 1)
-    assert task.loss(late, (first,)).item() == 0
-    nothing = torch.zeros_like
-    assert abs(task.loss(nothing, (first,)).item() - 1) < 0.1
+    assert task.loss(lambda u: u.roll(task.LAG, 1), (first,)).item() == 0
+    assert abs(task.loss(torch.zeros_like, (first,)).item() - 1) < 0.1
+
+
+def test_every_model_takes_a_step_of_the_delay(tmp_path):
+    small = {"epochs": 1, "every": 1, "batch": 1, "width": 1}
+    for model in networks.DelayLine.MODELS:
+        run = harness.train(make_task(settings("delay", model, 0, small), "cpu"), tmp_path)
+        assert run.step == 1 and run.log[0]["error"] > 0

@@ -1,97 +1,41 @@
-"""The networks that are compared: tokens in, logits of the next token out, all of one size.
+"""Networks with attention: a Transformer that classifies signals, and causal ones on tokens.
 
-All are called as ``network(tokens (B, L), state=None, last=0, return_state=False)`` and return the
-logits (B, L, vocab), or of the ``last`` positions only, and the state after the tokens, from which
-another call goes on. Attention keeps none: its state would be all that it has seen.
+The two have little in common on purpose. A classifier sees its whole sequence, has one length and may
+learn its positions; a model of tokens is causal, and is tested at lengths that it was not trained at.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.s4.networks import closest, open_lstm, parameters
-from ssm_core.mamba import MambaConfig, MambaLM
-from ssm_core.s4 import S4, S4D, SequenceModel
-
-D_STATE = 64  # of S4 and S4D
-HEAD = 32  # channels of a head of attention
+HEAD = 32  # channels of a head of causal attention
 CHUNK = 128  # positions that linear attention multiplies each with each
 
 
-def network(name, vocab, *, width, layers, dt_min=1e-3):
-    """A network by name. ``width`` is that of Mamba; others get as many parameters.
+class PooledTransformer(nn.Module):
+    """Encoder layers on a signal of one length: they see all of it, and a mean over time is decoded."""
 
-    Attention keeps the width and has a hidden layer of the size that is missing; where there is no
-    such layer, the width is searched. Steps Δ of state space models begin between ``dt_min`` and
-    0.1.
-    """
-    if name == "mamba":
-        return Mamba(vocab, width, layers, dt_min)
-    sizes = range(8, 8 * width, 8) if name in _MIXERS else range(8, 4 * width, 4)
-    wanted = parameters(Mamba(vocab, width, layers, dt_min))
-
-    def of(size):
-        if name == "lstm":
-            return LSTM(vocab, size)
-        if name in _MIXERS:
-            return Attention(vocab, width, layers, hidden=size, mix=_MIXERS[name])
-        return StateSpace(vocab, size, layers, lambda d: _SSMS[name](d, D_STATE, dt_min=dt_min))
-
-    return closest(of, sizes, wanted)
-
-
-class Mamba(nn.Module):
-    """The language model of :mod:`ssm_core.mamba`, with an embedding of its own and of size 1.
-
-    Selective copying (L 64, CPU, 700 steps) is at 33 % with it, and at 15 % where the head shares
-    an embedding of size 0.02, as in large models: blocks then drown what the tokens were.
-    """
-
-    def __init__(self, vocab, width, layers, dt_min):
+    def __init__(self, outputs, width, layers, dropout, length):
         super().__init__()
-        self.lm = MambaLM(MambaConfig(d_model=width, n_layer=layers, vocab_size=vocab,
-                                      tie_embeddings=False, initializer_range=1.0,
-                                      ssm_cfg={"dt_min": dt_min, "dt_init_floor": dt_min}))
+        self.encoder = nn.Linear(1, width)
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        layer = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=4 * width,
+                                           dropout=dropout, activation="gelu", batch_first=True,
+                                           norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.decoder = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
-    def forward(self, tokens, state=None, *, last=0, return_state=False):
-        if return_state and state is None:
-            state = self.lm.allocate_inference_cache(*tokens.shape)
-        return self.lm(tokens, state, num_last_tokens=last), state
-
-
-class StateSpace(nn.Module):
-    """Blocks of S4 or S4D, as in the experiments of :mod:`benchmarks.s4`."""
-
-    def __init__(self, vocab, width, layers, ssm):
-        super().__init__()
-        self.vocab = vocab
-        self.blocks = SequenceModel(vocab, vocab, d_model=width, n_layers=layers, ssm=ssm)
-        nn.init.normal_(self.blocks.encoder.weight)  # an embedding of size 1, as in the others
-
-    def forward(self, tokens, state=None, *, last=0, return_state=False):
-        samples = functional.one_hot(tokens, self.vocab).float()
-        if not return_state:
-            return self.blocks(samples, state)[:, -last:], None
-        logits, state = self.blocks(samples, state, return_state=True)
-        return logits[:, -last:], state
+    def forward(self, u):
+        with torch.autocast(u.device.type, torch.bfloat16, enabled=u.is_cuda,
+                            cache_enabled=False):  # flash attention: a ninth of the memory
+            y = self.layers(self.encoder(u) + self.position)
+        return self.decoder(y.float().mean(1))
 
 
-class LSTM(nn.Module):
-    """Two layers of an LSTM between an embedding and a linear map."""
-
-    def __init__(self, vocab, width):
-        super().__init__()
-        self.embedding = nn.Embedding(vocab, width)
-        self.lstm = open_lstm(width, width, 2)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocab))
-
-    def forward(self, tokens, state=None, *, last=0, return_state=False):
-        y, state = self.lstm(self.embedding(tokens), state)
-        return self.head(y[:, -last:]), state
-
-
-class Attention(nn.Module):
-    """Blocks of causal attention, of either kind, and of a hidden layer."""
+class CausalAttention(nn.Module):
+    """Blocks of causal attention, of either kind, and of a hidden layer, on tokens."""
 
     def __init__(self, vocab, width, layers, *, hidden, mix):
         super().__init__()
@@ -106,7 +50,8 @@ class Attention(nn.Module):
         for block, before in zip(self.blocks, states):
             x, new = block(x, turns, before)
             after.append(new)
-        return self.head(x[:, -last:]), (seen + tokens.shape[1], after)
+        logits = self.head(x[:, -last:])
+        return (logits, (seen + tokens.shape[1], after)) if return_state else logits
 
 
 class AttentionBlock(nn.Module):
@@ -190,8 +135,3 @@ def causal_product(q, k, v, state=None, chunk=CHUNK):
     sums = torch.cat([first, added], dim=2).cumsum(2)
     y = (q @ k.mT).tril() @ v + q @ sums[:, :, :-1]
     return y.flatten(2, 3)[:, :, :L], sums[:, :, -1]
-
-
-_MIXERS = {"linear_attention": linear_attention, "transformer": softmax_attention}
-_SSMS = {"s4": S4, "s4d": S4D}
-NETWORKS = ("mamba", *_SSMS, "lstm", *_MIXERS)

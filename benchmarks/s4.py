@@ -1,5 +1,9 @@
 """What structure saves: the kernels and layers of S4 and S4D against dense matrices and naive sums.
 
+The table of the S4 paper (a layer of S4 and S4D against powers of a dense matrix), the sums over modes
+against the naive complex products, times against L and N with their exponents, and, on a processor,
+rounding errors.
+
 On a processor everything runs on one thread, and times are those that it worked and not those that
 it waited for others.
 """

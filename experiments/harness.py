@@ -1,18 +1,21 @@
-"""Training that can stop and go on: the same numbers in one piece and in several.
+"""Training that can stop and go on, with the same numbers in one piece and in several.
 
-Who trains brings settings (a dataclass with ``name``, ``task``, ``seed``, ``epochs``, ``lr`` and
-``weight_decay``, and whatever else its numbers depend on) and a task::
+A task brings its settings (:class:`experiments.settings.Settings`), its device, and::
 
     task.network() -> torch.nn.Module
     task.batches                     steps in an epoch, which ends with a measurement
-    task.epoch(number)               yields the batches: by the seed and the number alone
+    task.epoch(number)               yields the batches, which depend on the seed and the number alone
     task.loss(model, batch) -> a tensor
     task.measure(model) -> dict      goes into the log
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
+import os
+import pathlib
 import time
 
 import torch
@@ -28,20 +31,22 @@ except ImportError:
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 
-def train(settings, make_task, folder, minutes=math.inf, *, schedule="cosine", graph=False):
-    """Train to the last epoch, or as long as the minutes last; return the run so far.
+def train(task, folder: pathlib.Path, minutes: float = math.inf, *, graph: bool = True):
+    """Train to the last epoch, or until the minutes are over; return the run so far.
 
     The state is ``NAME.pt`` in the folder, where a later call finds it, and ``NAME.jsonl`` the log,
-    one line an epoch. Both are written after each epoch and when time is over. ``schedule`` is that
-    of the learning rate, cosine or constant. With ``graph``, a step on a GPU is recorded as a CUDA
-    graph: small networks train as fast as the GPU computes, and not as fast as the processor
-    launches kernels. Batches are then tuples of tensors, and a new shape is recorded anew.
+    one line per epoch. Both are written after each epoch and when time is over. A run that is killed
+    goes on from the last time they were written; on a CPU its numbers are then bit for bit those of a
+    run that was never interrupted.
+
+    With ``graph``, a step on a GPU is recorded as a CUDA graph, so that small networks train as fast
+    as the GPU computes and not as fast as the processor launches kernels. Batches are tuples of
+    tensors, and a new shape is recorded anew.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = task.settings
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     torch.manual_seed(settings.seed)
-    task = make_task(settings, device)
-    run = _Run(settings, task, folder, device, SCHEDULES[schedule], graph and device == "cuda")
+    run = _Run(task, folder, graph and task.device == "cuda")
     run.load()
     deadline = time.monotonic() + 60 * minutes
     while run.step < run.steps:
@@ -111,9 +116,10 @@ SCHEDULES = {"cosine": _cosine, "constant": _constant}
 class _Run:
     """A network in training, with all that it takes to go on after a stop."""
 
-    def __init__(self, settings, task, folder, device, schedule, graph):
-        self.settings, self.task, self.folder, self.device = settings, task, folder, device
-        self.schedule = schedule
+    def __init__(self, task, folder, graph):
+        self.settings, self.task, self.folder, self.device = task.settings, task, folder, task.device
+        settings, device = self.settings, self.device
+        self.schedule = SCHEDULES[settings.schedule]
         self.model = task.network().to(device)
         self.optimizer = _optimizer(self.model, settings, device, graph)
         self.steps = settings.epochs * task.batches
@@ -132,22 +138,20 @@ class _Run:
         self.log.append(entry | measured)
 
     def save(self):
-        """Write the log and the state, each under another name first, so that none is ever half."""
+        """Write the state and the log, each as a whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        settings = dataclasses.asdict(self.settings)
         state = {
-            "place": place(),
-            "settings": dataclasses.asdict(self.settings), "step": self.step,
+            "place": place(), "settings": settings, "steps": self.steps, "step": self.step,
             "seconds": self.seconds, "log": self.log, "loss": self.loss,
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if self.device == "cuda" else None,
         }
         path = self.folder / f"{self.settings.name}.pt"
-        torch.save(state, path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
-        lines = [dataclasses.asdict(self.settings), *self.log]
-        path.with_suffix(".jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines),
-                                              encoding="utf-8")
+        _replace(path, lambda part: torch.save(state, part))
+        lines = "".join(json.dumps(x) + "\n" for x in [settings, *self.log])
+        _replace(path.with_suffix(".jsonl"), lambda part: part.write_text(lines, encoding="utf-8"))
 
     def load(self):
         path = self.folder / f"{self.settings.name}.pt"
@@ -170,6 +174,13 @@ class _Run:
             torch.cuda.set_rng_state(state["random_cuda"])
 
 
+def _replace(path, write):
+    """Put a new file at ``path``: ``write(part)`` fills a file beside it, which then takes its place."""
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    os.replace(part, path)
+
+
 def _optimizer(model, settings, device, graph):
     """AdamW, with the groups of :func:`ssm_core.optim.parameter_groups`."""
     groups = parameter_groups(model, settings.lr, weight_decay=settings.weight_decay)
@@ -181,7 +192,7 @@ def _optimizer(model, settings, device, graph):
 
 
 class _Update:
-    """What is computed in a step: the loss, its gradient, and what AdamW makes of it."""
+    """One step of training: the loss, its gradient, a step of AdamW."""
 
     def __init__(self, run):
         self.run = run
@@ -199,9 +210,9 @@ class _Update:
 class _Graph(_Update):
     """The same, recorded as a CUDA graph and replayed: one launch a step.
 
-    The first steps are taken one kernel at a time, on a stream of their own as PyTorch asks for:
-    they compile kernels and allocate what the graph will find at fixed addresses. Where recording
-    fails, all steps are taken so.
+    The first steps run kernel by kernel, on a stream of their own as PyTorch asks for: they compile
+    kernels and allocate what the graph will find at fixed addresses. If recording fails, all steps
+    run that way.
     """
 
     FIRST = 3
@@ -249,31 +260,3 @@ def place():
     return {"device": gpu.model() if cuda else "cpu",
             "name": torch.cuda.get_device_name() if cuda else "cpu",
             "machine": record.machine(), "software": record.software()}
-
-
-def collect(prefix, task, description, folder, more=lambda state: {}):
-    """Write all runs of a task, with their settings, curves and sizes, to one file a device.
-
-    ``more`` gives what else belongs to a run, from its state.
-    """
-    states = [torch.load(path, map_location="cpu", weights_only=True)
-              for path in sorted(folder.glob(f"{task}-*.pt"))]
-    if not states:
-        raise SystemExit(f"there is no {task}-*.pt in {folder}")
-    for device in sorted({state["place"]["device"] for state in states}):
-        here = [state for state in states if state["place"]["device"] == device]
-        place = here[-1]["place"]
-        results = {
-            "machine": place["machine"], "software": place["software"],
-            "setup": {"device": place["name"], "units": "seconds of training, bytes",
-                      "task": " ".join(description.split())},
-            "runs": [{**state["settings"], "log": state["log"],
-                      "parameters": _size(state["model"]), **more(state)}
-                     for state in here],
-        }
-        print(record.write(f"{prefix}-{task}", results, device))
-
-
-def _size(weights):
-    """How many numbers a network has; what two of its modules share counts once."""
-    return sum({x.data_ptr(): x.numel() for x in weights.values()}.values())
