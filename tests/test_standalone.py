@@ -36,7 +36,7 @@ def notebooks():
     build = "from jupyter_book.cli.main import main; main()"
     options = ["-n", "-W", "--keep-going", "--builder", "custom", "--custom-builder", "notebooks"]
     command = [sys.executable, "-c", build, "build", str(ROOT), *options]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    run = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr[-3000:]
     folder = ROOT / "_build" / "notebooks" / "book"
     return {name: nbformat.read(folder / f"{name}.ipynb", as_version=4) for name in CHAPTERS}
@@ -198,7 +198,8 @@ def test_the_repository_is_named_in_one_place():
     assert f"https://{owner}.github.io/{name}/" == BOOK
     assert f'Repository = "{ADDRESS}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"repository-code: {ADDRESS}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    folders = ("ssm_core", "ssm_book", "tools", "tests", "benchmarks", "experiments", ".github", "book/source")
+    folders = ("ssm_core", "ssm_book", "tools", "tests", "benchmarks", "experiments",
+               ".github", "book/source")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     text = [path for path in files if path.suffix in {".py", ".sh", ".yml", ".md", ".js"}]
     assert text and not [path for path in text if ADDRESS in path.read_text(encoding="utf-8")]
@@ -245,7 +246,7 @@ def test_notebook_runs_alone_in_an_empty_folder(notebooks, name, tmp_path):
 def test_they_are_published_as_one_commit(notebooks, tmp_path):
     def git(*command):
         command = ["git", "-C", tmp_path, *command]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
 
     branch = CONFIG["repository"]["branch"]
     git("init", "--quiet", "--bare")

@@ -26,7 +26,7 @@ from ssm_core.mamba import MambaConfig, MambaLM
 from ssm_core.s4 import s4d_modes
 from ssm_core.scan import selective_scan_ref
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 FOLDER = ROOT / "ssm_book" / "widgets"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
