@@ -28,7 +28,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, AMBER, GREY = (
     "#5A5A5A",
 )
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "figure.figsize": (7.2, 3.2),
     "figure.dpi": 150,
     "figure.facecolor": "white",
