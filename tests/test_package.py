@@ -1,5 +1,6 @@
 """The package as a whole: what importing it loads, and the checks all modules share."""
 
+import ast
 import fractions
 import json
 import pathlib
@@ -49,9 +50,18 @@ def test_each_module_imports_only_those_before_it():
         assert not loaded & {f"ssm_core.{later}" for later in order[i + 1 :]}
 
 
-def test_the_library_never_imports_the_book():
-    for path in (ROOT / "ssm_core").rglob("*.py"):
-        assert "ssm_book" not in path.read_text(encoding="utf-8"), path
+ROOMS = "ssm_core", "ssm_book", "benchmarks", "experiments", "tools"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_those_before_it(room):
+    """Imports inside functions count too."""
+    later = ROOMS[ROOMS.index(room) + 1 :]
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & set(later), path
 
 
 def test_discretize_is_the_module():
