@@ -229,9 +229,10 @@ def test_a_graph_is_recorded_for_each_shape(graphs_of_nothing, tmp_path, monkeyp
 
 def test_weight_decay_spares_what_is_marked(tmp_path):
     run = harness._Run(small("char", weight_decay=0.1), tmp_path, graph=False)
-    names = {id(p): name.rpartition(".")[2] for name, p in run.model.named_parameters()}
-    spared = {names[id(p)] for group in run.optimizer.param_groups for p in group["params"]
-              if not group["weight_decay"]}
-    assert {"A_log", "D"} <= spared and not spared & {"in_proj", "weight_ih"}
-    assert all(p.ndim < 2 or names[id(p)] == "A_log" for group in run.optimizer.param_groups
-               for p in group["params"] if not group["weight_decay"])
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    spared = {names[id(p)].rpartition(".")[2] for group in run.optimizer.param_groups
+              for p in group["params"] if not group["weight_decay"]}
+    assert {"A_log", "D"} <= spared
+    decayed = [p for group in run.optimizer.param_groups if group["weight_decay"]
+               for p in group["params"]]
+    assert decayed and all(p.ndim > 1 and names[id(p)].endswith("weight") for p in decayed)
