@@ -62,6 +62,29 @@ def test_mnist_downloads_what_is_missing(digits, monkeypatch):
     assert not labels.exists()
 
 
+def test_a_run_on_digits_goes_on_to_the_same_numbers(digits, tmp_path, monkeypatch):
+    """Within an epoch, of which the order of the images and the channels dropped are random."""
+    sizes = SMALL | {"epochs": 3, "dropout": 0.2}
+    task = make_task(settings("smnist", "s4d", 3, sizes), "cpu", digits)
+    whole = harness.train(task, tmp_path / "whole")
+    step = harness._step
+
+    def until_the_seventh(run, batch):  # then time is over
+        step(run, batch)
+        if run.step == 7:
+            patch.setattr(harness.time, "monotonic", lambda: 1e9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "_step", until_the_seventh)
+        stopped = harness.train(task, tmp_path / "pieces", minutes=60)
+    assert stopped.step == 7 and len(stopped.log) == 1
+    torch.manual_seed(99)
+    resumed = harness.train(task, tmp_path / "pieces")
+    assert [x["loss"] for x in resumed.log] == [x["loss"] for x in whole.log]
+    for x, y in zip(resumed.model.parameters(), whole.model.parameters()):
+        assert torch.equal(x, y)
+
+
 def test_drawing_and_collecting(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
     folder = tmp_path / "runs"
