@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -84,3 +85,23 @@ def test_what_is_accepted(case, failed):
     agrees = CELLS[case][2]
     number = list(CELLS).index(case) + 1  # the import is number 0
     assert (number not in failed) == agrees
+
+
+def test_a_missing_cell_is_found(tmp_path):
+    """A cell that the notebook lacks is not run, so it is the sources that tell."""
+    tool = runpy.run_path(str(ROOT / "tools" / "notebooks.py"))
+    tool["problems"].__globals__["BOOK"] = tmp_path
+    (tmp_path / "source").mkdir()
+    shutil.copy(ROOT / "book" / "source" / "rnn.md", tmp_path / "source")
+    notebook = tool["read_source"]("rnn")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+    def problems():
+        for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+            cell.execution_count = count
+        nbformat.write(notebook, tmp_path / "rnn.ipynb")
+        return tool["problems"]("rnn")
+
+    assert problems() == []
+    notebook.cells.remove(code[5])
+    assert problems() == ["rnn: the notebook is not the one of its source"]
