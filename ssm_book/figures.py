@@ -107,9 +107,12 @@ class _Approximate:
     """A number that a notebook stores with its tolerance, in the metadata of the output."""
 
     def __init__(self, value: float, tolerance: float):
-        self.value, self.tolerance = value, tolerance
+        self.value = float(value) if isinstance(value, float) else value  # of NumPy: a plain one
+        self.tolerance = tolerance
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, float]]:
         return {"text/plain": repr(self.value)}, {"tolerance": self.tolerance}
 
 

@@ -74,3 +74,30 @@ def test_colours_stay_apart_for_every_eye(look, cones):
     seen = lab(linear(look(palette())) @ np.transpose(SIGHT[cones]))
     apart = np.linalg.norm(seen[:, None] - seen, axis=-1)[np.triu_indices(len(seen), 1)]
     assert apart.min() > 9
+
+
+# --- values for the text --------------------------------------------------------------------------
+
+
+def test_a_tolerance_is_stored_with_the_number(monkeypatch):
+    pytest.importorskip("myst_nb")
+    format_display_data = pytest.importorskip("IPython.core.formatters").format_display_data
+    glued = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: glued.update({name: value}))
+    figures.glue("slope", 1.5, tolerance=0.25)
+    figures.glue("steps", np.float64(2.5), tolerance=1)
+    figures.glue("exact", 3)
+    assert [format_display_data(glued[name]) for name in ("slope", "steps")] == [
+        ({"text/plain": "1.5"}, {"tolerance": 0.25}), ({"text/plain": "2.5"}, {"tolerance": 1})]
+    assert glued["exact"] == 3
+
+
+@pytest.mark.parametrize("value, tolerance, error, message", [
+    (1.0, -0.1, ValueError, "tolerance is -0.1, expected a finite number"),
+    (1.0, np.nan, ValueError, "tolerance is nan, expected a finite number"),
+    (1.0, np.inf, ValueError, "tolerance is inf, expected a finite number"),
+    ("slow", 0.1, TypeError, "value is a str, expected an int or a float"),
+])
+def test_a_tolerance_is_checked(value, tolerance, error, message):
+    with pytest.raises(error, match=message):
+        figures.glue("name", value, False, tolerance)
