@@ -143,8 +143,8 @@ def test_falcon_mamba_as_transformers_saves_it_is_loaded(transformers, tmp_path,
     assert_same_model(ours, theirs)
     # In the published 7B, expand is 16 and intermediate_size twice the hidden size: it counts.
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "expand": 16,
-                                "intermediate_size": 32}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "expand": 16,
+                                "intermediate_size": 32}), encoding="utf-8")
     assert same(ours, MambaLM.from_pretrained(tmp_path))
 
 
@@ -204,7 +204,7 @@ def test_the_authors_loader_accepts_what_is_written(tmp_path):
     model = make(n_layer=1, eos_token_id=7, initializer_range=0.3, rescale_prenorm_residual=False,
                  ssm_cfg={"layer": "Mamba1", "d_state": 5, "use_fast_path": False})
     model.save_pretrained(tmp_path, layout="state-spaces")
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert set(config) == AUTHORS_FIELDS
     assert set(config["ssm_cfg"]) <= AUTHORS_OPTIONS
     assert config == {"d_model": 16, "d_intermediate": 0, "n_layer": 1, "vocab_size": V,
@@ -213,7 +213,7 @@ def test_the_authors_loader_accepts_what_is_written(tmp_path):
                       "residual_in_fp32": True, "fused_add_norm": True,
                       "pad_vocab_size_multiple": 8, "tie_embeddings": True}
     assert set(torch.load(tmp_path / "pytorch_model.bin", weights_only=True)) == AUTHORS_WEIGHTS
-    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == 7
+    assert json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] == 7
     back = MambaLM.from_pretrained(tmp_path)
     assert back.config.eos_token_id == 7 and same(model, back)
     assert torch.equal(back(text()), model(text()))
@@ -524,7 +524,7 @@ def test_a_load_that_fails_leaves_files_and_memory_alone(folder):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     refuses(folder, "not finite")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     for file in (weights_of(folder), folder / "config.json"):
         file.unlink()  # no file is kept open
 
