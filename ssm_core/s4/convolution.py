@@ -60,7 +60,7 @@ def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     """What :func:`convolve` computes, by its definition: on a circle twice as long, in plain PyTorch."""
     L = u.shape[1]
     n = 2 * L
-    signal = rfft(u, n, dim=1)  # (B, L + 1, H)
+    signal = rfft(u, n, dim=1)  # (b, L + 1, H)
     kernel = K[0]  # (H, L); a look into the future goes round the circle backwards
     if len(K) == 2:
         kernel = torch.cat([kernel, K.new_zeros(len(D), 1), K[1, :, 1:].flip(-1)], dim=-1)
@@ -76,12 +76,12 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     differentiate it as often as they like; ``backward`` through a gradient is refused.
 
     Args:
-        u (float32 or float64): signals (B, L, H), in any strides
+        u (float32 or float64): signals (b, L, H), in any strides
         K (as u):               kernels of the past, or of past and future (1 or 2, H, L)
         D (as u):               weights of the present (H,)
 
     Returns:
-        y (B, L, H), contiguous
+        y (b, L, H), contiguous
 
     Book: eq-causal-convolution. Source: an FFT of samples times powers of a root is a weighted
     transform, Crandall and Fagin, "Discrete Weighted Transforms and Large-Integer Arithmetic"
@@ -110,7 +110,7 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
 def _convolve(u: Tensor, K: Tensor, D: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     turn = _turn(u)
     response = fft(_kernel_on_circle(K, D, turn), norm="forward")  # (H, n), with the 1/n of ifft
-    spectrum = fft(_wind(u, turn))  # (B, H, n)
+    spectrum = fft(_wind(u, turn))  # (b, H, n)
     product = torch.mul(spectrum, response, out=None if save else spectrum)
     y = _unwind(ifft(product, norm="forward"), turn, u.shape[1])
     return (y, spectrum, response) if save else (y, u.new_empty(0), u.new_empty(0))
@@ -121,11 +121,11 @@ _operator = torch.library.custom_op("ssm_core::convolve", _convolve, mutates_arg
 
 @_operator.register_fake
 def _(u, K, D, save):
-    (B, L, H), dtype = u.shape, u.dtype.to_complex()
+    (b, L, H), dtype = u.shape, u.dtype.to_complex()
     if not save:
         return u.new_empty(u.shape), u.new_empty(0), u.new_empty(0)
     n = _circle(L)
-    return (u.new_empty(u.shape), u.new_empty(B, H, n, dtype=dtype),
+    return (u.new_empty(u.shape), u.new_empty(b, H, n, dtype=dtype),
             u.new_empty(H, n, dtype=dtype))
 
 
@@ -195,7 +195,7 @@ def _circle(L):
 
 
 def _turn(u):
-    """The powers of zeta on the circle for signals u (B, L, H): n, a quarter turn in all."""
+    """The powers of zeta on the circle for signals u (b, L, H): n, a quarter turn in all."""
     n = _circle(u.shape[1])
     angles = torch.linspace(0, math.pi / 2, n + 1, dtype=widest_float(u.device), device=u.device)[:-1]
     return torch.polar(torch.ones_like(angles), angles).to(u.dtype.to_complex())
@@ -218,7 +218,7 @@ def _on_gpu(x):
 
 
 def _wind(u, turn):
-    """Signals (B, L, H) on the circle: (B, H, n)."""
+    """Signals (b, L, H) on the circle: (b, H, n)."""
     if _on_gpu(u):
         from ssm_core.s4 import triton_convolution  # only where it is needed: an import of a second
 
@@ -228,7 +228,7 @@ def _wind(u, turn):
 
 
 def _unwind(z, turn, L):
-    """What is real of the first L samples (B, H, n) off the circle: (B, L, H)."""
+    """What is real of the first L samples (b, H, n) off the circle: (b, L, H)."""
     if _on_gpu(z):
         from ssm_core.s4 import triton_convolution
 
@@ -238,7 +238,7 @@ def _unwind(z, turn, L):
 
 
 def _product_backward(w, spectrum, response):
-    """w times response* (B, H, n), which may take the place of w, and the batch's sum of w times
+    """w times response* (b, H, n), which may take the place of w, and the batch's sum of w times
     spectrum* (H, n)."""
     if _on_gpu(w):
         from ssm_core.s4 import triton_convolution

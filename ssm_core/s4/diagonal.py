@@ -146,11 +146,11 @@ class Diagonal:
         return self.discretize().step(u, x)
 
     def last_state(self, u: Tensor, x: Tensor | None = None) -> Tensor:
-        """The state after the signals u (batch, H, L), begun at x (batch, H, n) or at zero.
+        """The state after the signals u (b, H, L), begun at x (b, H, n) or at zero.
 
         Time O(N L), memory O(N √L) beside the signals.
         """
-        check_tensor(u, "u", ("batch", "H", "L"), self.Lambda.real)
+        check_tensor(u, "u", ("b", "H", "L"), self.Lambda.real)
         log_decay, B = self._discretized()
         L = as_int(u.shape[-1], "L")
         T, pieces = _tiling(L)
@@ -162,12 +162,12 @@ class Diagonal:
         state = (ends * across).sum(-1)
         if x is None:
             return state
-        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda, batch=len(u))
+        check_tensor(x, "x", ("b", "H", "n"), self.Lambda, batch=len(u))
         return state + torch.exp(L * log_decay) * x
 
     def response(self, x: Tensor, L: int) -> Tensor:
-        """What the state x (batch, H, n) alone adds to the next L outputs, (outputs, batch, H, L)."""
-        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda)
+        """What the state x (b, H, n) alone adds to the next L outputs, (outputs, b, H, L)."""
+        check_tensor(x, "x", ("b", "H", "n"), self.Lambda)
         log_decay, _ = self._discretized()
         return _decaying_sums(self.C[:, None] * torch.exp(log_decay) * x, log_decay, as_int(L, "L"))
 

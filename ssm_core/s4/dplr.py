@@ -228,15 +228,15 @@ class DPLR:
         return self.discretize().step(u, x)
 
     def last_state(self, u: Tensor, x: Tensor | None = None) -> Tensor:
-        """The state after the signals u (batch, H, L), begun at x (batch, H, n) or at zero.
+        """The state after the signals u (b, H, L), begun at x (b, H, n) or at zero.
 
         Whole pieces of T samples go by in one product each, with T near the root of L, and what is
         left over step by step. Time O(N L), memory O(N² + N T) beside the signals.
         """
-        check_tensor(u, "u", ("batch", "H", "L"), self.Lambda.real)
+        check_tensor(u, "u", ("b", "H", "L"), self.Lambda.real)
         if x is None:
             x = self.B.new_zeros(len(u), *self.B.shape)
-        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda, batch=len(u))
+        check_tensor(x, "x", ("b", "H", "n"), self.Lambda, batch=len(u))
         L = as_int(u.shape[-1], "L")
         recurrence = self.discretize()
         *powers, giant = _powers(recurrence, L)
@@ -254,11 +254,11 @@ class DPLR:
         return x
 
     def response(self, x: Tensor, L: int) -> Tensor:
-        """What the state x (batch, H, n) alone adds to the next L outputs, (outputs, batch, H, L).
+        """What the state x (b, H, n) alone adds to the next L outputs, (outputs, b, H, L).
 
         Time O(N L), memory O(N² + N T), with T near the root of L.
         """
-        check_tensor(x, "x", ("batch", "H", "n"), self.Lambda)
+        check_tensor(x, "x", ("b", "H", "n"), self.Lambda)
         L = as_int(L, "L")
         recurrence = self.discretize()
         *powers, giant = _powers(recurrence, L)
@@ -284,7 +284,7 @@ def _powers(recurrence: Recurrence, L: int) -> list[Tensor]:
 
 
 def _apply(matrices: Tensor, x: Tensor) -> Tensor:
-    """One matrix (H, M, N) for each channel of x (batch, H, N)."""
+    """One matrix (H, M, N) for each channel of x (b, H, N)."""
     return torch.einsum("hmn,bhn->bhm", matrices, x)
 
 

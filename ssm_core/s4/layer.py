@@ -138,14 +138,14 @@ class _Layer(nn.Module):
         """Send signals through the layer.
 
         Args:
-            u (float32, float64, bfloat16, float16): signals (B, L, d_model), L at least 1
-            state (complex64, complex128): the state before the first sample (B, d_model, n), as a
+            u (float32, float64, bfloat16, float16): signals (b, L, d_model), L at least 1
+            state (complex64, complex128): the state before the first sample (b, d_model, n), as a
                 call before returned it; zero if None. A bidirectional layer has no such state.
             return_state (bool): return the state after the last sample too, which costs about as
                 much as the convolution; training does not need it
 
         Returns:
-            y (B, L, d_model) in u's dtype, or (y, state) with the state (B, d_model, n) in
+            y (b, L, d_model) in u's dtype, or (y, state) with the state (b, d_model, n) in
             complex64, or in complex128 where u or the parameters are float64.
 
         Raises:
@@ -153,7 +153,7 @@ class _Layer(nn.Module):
                 bidirectional layer
             TypeError: u is not a real floating-point tensor, or state not a complex one
         """
-        check_signal(u, ("B", "L", "d_model"), self.d_model, self.D.device)
+        check_signal(u, ("b", "L", "d_model"), self.d_model, self.D.device)
         if state is not None or return_state:
             self._check_causal()
         if state is not None:
@@ -196,17 +196,17 @@ class _Layer(nn.Module):
         many samples with the same parameters, take ``stepper()`` once and call its ``step``.
 
         Args:
-            u (as in forward): samples (B, d_model)
-            state (complex64, complex128): the state before them (B, d_model, n)
+            u (as in forward): samples (b, d_model)
+            state (complex64, complex128): the state before them (b, d_model, n)
 
         Returns:
-            (y, state): y (B, d_model) in u's dtype, and the state after the samples.
+            (y, state): y (b, d_model) in u's dtype, and the state after the samples.
 
         Raises:
             ValueError, TypeError: as ``forward``.
         """
         self._check_causal()
-        check_signal(u, ("B", "d_model"), self.d_model, self.D.device)
+        check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
         with no_autocast(self.D.device):
             stepper = Stepper(self._system().discretize(), self._wide(self.D),
                               self._signal_dtype(torch.complex64))
@@ -225,7 +225,7 @@ class _Layer(nn.Module):
                            self._signal_dtype(torch.complex64))
 
     def default_state(self, batch_size: int) -> Tensor:
-        """The state before the first sample: zeros (batch_size, d_model, n).
+        """The state before the first sample: zeros (b, d_model, n).
 
         complex64, or complex128 where the parameters are float64.
         """

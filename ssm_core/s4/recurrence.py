@@ -119,17 +119,17 @@ class Stepper:
         """One sample.
 
         Args:
-            u (float32, float64, bfloat16, float16): samples (B, d_model)
-            state (complex64 or complex128): the state before them (B, d_model, n)
+            u (float32, float64, bfloat16, float16): samples (b, d_model)
+            state (complex64 or complex128): the state before them (b, d_model, n)
 
         Returns:
-            (y, state): y (B, d_model) in u's dtype, and the state after the samples.
+            (y, state): y (b, d_model) in u's dtype, and the state after the samples.
 
         Raises:
             ValueError: wrong shapes, or a tensor on another device
             TypeError: u is not real floating point, or state is not complex
         """
-        check_signal(u, ("B", "d_model"), len(self.D), self.D.device)
+        check_signal(u, ("b", "d_model"), len(self.D), self.D.device)
         check_state(state, len(u), self.recurrence.decay)
         with no_autocast(u.device):
             y, x = self.recurrence.step(u.to(self.D.dtype), state.to(self.recurrence.B.dtype))
@@ -137,7 +137,7 @@ class Stepper:
         return y.to(u.dtype), x.to(torch.promote_types(self.dtype, u.dtype))
 
     def default_state(self, batch_size: int) -> Tensor:
-        """The state before the first sample: zeros (batch_size, d_model, n)."""
+        """The state before the first sample: zeros (b, d_model, n)."""
         return torch.zeros(as_int(batch_size, "batch_size"), *self.recurrence.decay.shape,
                            dtype=self.dtype, device=self.D.device)
 
@@ -174,7 +174,7 @@ def check_tensor(value: Tensor, name: str, axes: tuple[str, ...], like: Tensor, 
     if value.dtype != like.dtype:
         raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected "
                         f"{dtype_name(like.dtype)}")
-    known = {"H": like.shape[0], "n": like.shape[-1], "batch": batch}
+    known = {"H": like.shape[0], "n": like.shape[-1], "b": batch}
     if axes[0] == "...":
         leading = max(0, value.ndim - len(axes) + 1)
         axes = (*[f"axis {i}" for i in range(leading)], *axes[1:])
@@ -198,5 +198,5 @@ def check_state(state: Tensor, batch_size: int, like: Tensor) -> None:
     check_kind(state, "state")
     if not state.is_complex():
         raise TypeError(f"state has dtype {dtype_name(state.dtype)}, expected a complex dtype")
-    check_shape(state, "state", ("B", "d_model", "n"), (batch_size, *like.shape))
+    check_shape(state, "state", ("b", "d_model", "n"), (batch_size, *like.shape))
     check_device(state, "state", like.device, "the layer")

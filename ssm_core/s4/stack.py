@@ -23,7 +23,7 @@ __all__ = ["Block", "ModelStepper", "SequenceModel"]
 
 
 class ChannelDropout(nn.Dropout1d):
-    """Drop channels, each for a whole sequence: (B, L, d_model), while the module trains.
+    """Drop channels, each for a whole sequence: (b, L, d_model), while the module trains.
 
     A convolution as long as the sequence averages out what is dropped sample by sample. A channel
     that is dropped from the first sample to the last stays missing.
@@ -76,14 +76,14 @@ class Block(nn.Module):
 
     def forward(self, u: Tensor, state: Tensor | None = None, *,
                 return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Signals (B, L, d_model) to the same shape, and the state of the layer if asked for."""
+        """Signals (b, L, d_model) to the same shape, and the state of the layer if asked for."""
         if return_state:
             y, state = self.ssm(self.norm(u), state, return_state=True)
             return u + self.mix(y), state
         return u + self.mix(self.ssm(self.norm(u), state))
 
     def step(self, u: Tensor, state: Tensor, stepper: Stepper | None = None) -> tuple[Tensor, Tensor]:
-        """One sample (B, d_model) to the same shape, and the state after it.
+        """One sample (b, d_model) to the same shape, and the state after it.
 
         The layer computes its step from its parameters at each call, unless a stepper made by it is
         given.
@@ -140,19 +140,19 @@ class SequenceModel(nn.Module):
         """Sequences to outputs, all at once.
 
         Args:
-            u (dtype of the parameters):  (B, L, d_input)
+            u (dtype of the parameters):  (b, L, d_input)
             states (list of complex64): one state per block, as returned before; zeros if None
             return_state (bool): return the states after the last sample too
 
         Returns:
-            y (B, L, d_output), or (B, d_output) with ``pool``; or (y, states) with a list of one
+            y (b, L, d_output), or (b, d_output) with ``pool``; or (y, states) with a list of one
             state per block.
 
         Raises:
             ValueError, TypeError: a wrong shape, or another number of states than of blocks
         """
         check_kind(u, "u")
-        check_shape(u, "u", ("B", "L", "d_input"), (None, None, self.d_input))
+        check_shape(u, "u", ("b", "L", "d_input"), (None, None, self.d_input))
         given = [None] * len(self.blocks) if states is None else self._checked(states)
         x, after = self.encoder(u), []
         for block, state in zip(self.blocks, given):
@@ -170,7 +170,7 @@ class SequenceModel(nn.Module):
         return [block.ssm.default_state(batch_size) for block in self.blocks]
 
     def step(self, u: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One sample (B, d_input) and the states before it, to (y (B, d_output), states after it).
+        """One sample (b, d_input) and the states before it, to (y (b, d_output), states after it).
 
         Each layer computes its step from its parameters as they are now. For many samples with the
         same parameters, take ``stepper()`` once.
@@ -194,7 +194,7 @@ class SequenceModel(nn.Module):
               steppers: Sequence[Stepper | None]) -> tuple[Tensor, list[Tensor]]:
         self._check_stepping()
         check_kind(u, "u")
-        check_shape(u, "u", ("B", "d_input"), (None, self.d_input))
+        check_shape(u, "u", ("b", "d_input"), (None, self.d_input))
         x, after = self.encoder(u), []
         for block, state, stepper in zip(self.blocks, self._checked(states), steppers):
             x, state = block.step(x, state, stepper)
@@ -235,7 +235,7 @@ class ModelStepper:
     steppers: tuple[Stepper, ...]
 
     def step(self, u: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One sample (B, d_input) and the states before it, to (y (B, d_output), states after it)."""
+        """One sample (b, d_input) and the states before it, to (y (b, d_output), states after it)."""
         return self.model._step(u, states, self.steppers)
 
     def default_state(self, batch_size: int) -> list[Tensor]:
