@@ -6,11 +6,16 @@ import doctest
 import subprocess
 import sys
 
-from ssm_book.data import files, measured, signals, tasks
+import pytest
 
 
 def test_examples_in_the_docstrings_run():
-    modules = files, measured, signals, tasks
+    pytest.importorskip("matplotlib")
+    from ssm_book import figures, widgets
+    from ssm_book.data import files, measured, signals, tasks
+    from ssm_book.widgets import film
+
+    modules = files, measured, signals, tasks, figures, widgets, film
     results = [doctest.testmod(module, globs={}) for module in modules]
     assert sum(r.attempted for r in results) >= 30 and not any(r.failed for r in results)
 
