@@ -66,22 +66,32 @@ def has_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def constant_in_traces(function: Callable) -> Callable:
+    """Let torch.compile call a function when it traces, and keep the answer.
+
+    This is ``torch.compiler.assume_constant_result``, which imports the compiler when it is called: a
+    second more for each import of this library, and an error where the compiler cannot be imported.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 # torch.compile cannot look into these; it calls them when it traces, and each transform is guarded.
 
 
-@torch.compiler.assume_constant_result
+@constant_in_traces
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` is running: grad, vjp, jvp, vmap or one made of them."""
     return torch._C._are_functorch_transforms_active()
 
 
-@torch.compiler.assume_constant_result
+@constant_in_traces
 def in_forward_mode() -> bool:
     """Whether forward-mode differentiation runs through anything at all."""
     return forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
+@constant_in_traces
 def _transforms() -> tuple[str, ...]:
     """The kinds of the transforms that are running, from the outermost to the innermost."""
     return tuple(level.key().name for level in torch._C._functorch.get_interpreter_stack() or ())
