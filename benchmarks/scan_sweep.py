@@ -4,14 +4,13 @@ Every variant is checked and timed as ``benchmarks.scan`` does it; only the rati
 of a shape, where nothing is changed, say something.
 """
 
-import contextlib
 from unittest import mock
 
 import torch
 
 from benchmarks import gpu
 from benchmarks.scan import _ours, _row
-from ssm_core.scan import triton as kernels
+from ssm_core.scan.triton import plan
 
 SHAPES = [
     {"b": 8, "d": 2048, "L": 2048, "n": 16},
@@ -45,7 +44,7 @@ def run():
     for shape in SHAPES:
         plain = None
         for changes in CHANGES:
-            with _changed(**changes):
+            with mock.patch.object(plan, "TUNING", plan.Tuning(**changes)):
                 row = _row(shape, {"ours": _ours}, torch.bfloat16, repeats=15)["contenders"]["ours"]
             plain = plain or row
             faster = {kind: plain["seconds"][kind]["median"] / times["median"]
@@ -54,23 +53,3 @@ def run():
             short = {kind: round(x, 3) for kind, x in faster.items()}
             print("  ", shape, changes, short, flush=True)
     return {"device": gpu.model(), "setup": {"device": torch.cuda.get_device_name()}, "rows": rows}
-
-
-@contextlib.contextmanager
-def _changed(states_forward=None, warps_backward=None, slots=None, chunk=None, resident=None):
-    """The kernels' module with other numbers in it."""
-    lanes_of, slots_of = kernels._lanes, kernels._slots
-    changes = {"CHUNK": chunk, "RESIDENT": resident}
-    if states_forward:
-        changes["_states_ahead"] = lambda *_: states_forward
-    if warps_backward:
-        changes["_lanes"] = lambda n, channels, most, warps: lanes_of(
-            n, channels, most, warps if warps == 1 else warps_backward)
-    if slots:
-        changes["_slots"] = lambda B, C, n, blocks: max(
-            1, min(blocks, int(slots * slots_of(B, C, n, blocks))))
-    changes = {name: value for name, value in changes.items() if value is not None}
-    with contextlib.ExitStack() as stack:
-        for name, value in changes.items():
-            stack.enter_context(mock.patch.object(kernels, name, value))
-        yield

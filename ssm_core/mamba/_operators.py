@@ -8,18 +8,17 @@ and whenever a gradient may be asked for. Operators of ``torch.library`` let ``t
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from ssm_core._dispatch import in_forward_mode, is_transformed
+from ssm_core._gpu import has_triton
 
 __all__ = ["MOST_TAPS", "add_norm", "convolve", "convolve_one", "fuses"]
 
 MOST_TAPS = 9  # of a convolution that ``convolve`` takes
-_TRITON = find_spec("triton") is not None
 
 # Schemas are inferred from annotations, which older PyTorch reads as they were written in its time.
 MaybeTensor = Optional[Tensor]  # noqa: UP045
@@ -27,7 +26,7 @@ MaybeTensor = Optional[Tensor]  # noqa: UP045
 
 def fuses(x: Tensor) -> bool:
     """Whether the operators below are for x. They have no derivatives, and compute in float32."""
-    return (x.is_cuda and _TRITON and x.dtype != torch.float64 and not torch.is_grad_enabled()
+    return (x.is_cuda and has_triton() and x.dtype != torch.float64 and not torch.is_grad_enabled()
             and not is_transformed() and not in_forward_mode())
 
 

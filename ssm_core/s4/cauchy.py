@@ -14,8 +14,6 @@ kept; the backward pass computes the quotients again. In compiled programs both 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -27,11 +25,11 @@ from ssm_core._dispatch import (
     needs_definition,
     needs_operator,
 )
+from ssm_core._gpu import has_triton
 
 __all__ = ["cauchy_sums", "cauchy_sums_backward"]
 
 _BLOCK = 2**16  # quotients that exist at once: they stay in the caches
-_TRITON = find_spec("triton") is not None
 
 
 def cauchy_sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ def _definition(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
 
 
 def _sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
-    if a.is_cuda and _TRITON:
+    if a.is_cuda and has_triton():
         from ssm_core.s4 import triton  # only where it is needed: an import of a second
 
         return triton.sums(a, b, poles, s)
@@ -96,7 +94,7 @@ def _(a, b, poles, s):
 def cauchy_sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
                          s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a, b and poles for the gradient dout (H, K, F) of the sums."""
-    if a.is_cuda and _TRITON:
+    if a.is_cuda and has_triton():
         from ssm_core.s4 import triton
 
         return triton.sums_backward(dout, a, b, poles, s)

@@ -34,7 +34,6 @@ definition.
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import torch
 from scipy.fft import next_fast_len
@@ -49,11 +48,10 @@ from ssm_core._dispatch import (
     needs_definition,
     needs_operator,
 )
+from ssm_core._gpu import has_triton
 from ssm_core._tensors import widest_float
 
 __all__ = ["convolve", "convolve_ref"]
-
-_TRITON = find_spec("triton") is not None
 
 
 def convolve_ref(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
@@ -214,7 +212,7 @@ def _kernel_on_circle(K, D, turn):
 
 
 def _on_gpu(x):
-    return x.is_cuda and _TRITON
+    return x.is_cuda and has_triton()
 
 
 def _wind(u, turn):

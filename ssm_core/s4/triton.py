@@ -22,11 +22,15 @@ take 2 · 256 · 32 · 128 · 16 B = 34 MB and their product 2 · 256 · 128 · 
 operations, 0.02 ms, where the Vandermonde matrix itself would be 2.1 GB.
 """
 
-# ruff: noqa: RUF005 (Triton has no starred tuples)
+# ruff: noqa: RUF005 - kernels have no starred tuples
+
+from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
+
+from ssm_core._triton import zeros
 
 _MODES = 32  # to a program: one for each thread of a warp
 _SPANS = 32  # at most, and of 128 points at least
@@ -43,14 +47,6 @@ def _quotient(s_re, s_im, p_re, p_im):
 
 
 @triton.jit
-def _zeros(BLOCK: tl.constexpr, COUNT: tl.constexpr):
-    x = ()
-    for _ in tl.static_range(COUNT):
-        x = x + (tl.zeros([BLOCK], tl.float64),)
-    return x
-
-
-@triton.jit
 def _sums(p_modes, p_s, p_out, n, F, K: tl.constexpr, BLOCK: tl.constexpr):
     """All K sums of one channel at a block of points (eq-cauchy).
 
@@ -58,11 +54,12 @@ def _sums(p_modes, p_s, p_out, n, F, K: tl.constexpr, BLOCK: tl.constexpr):
     """
     blocks = tl.cdiv(F, BLOCK)
     i_h = (tl.program_id(0) // blocks).to(tl.int64)
-    o_f = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    o_f = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
     known = o_f < F
     s_re = tl.load(p_s + 2 * o_f, mask=known, other=0.0)
     s_im = tl.load(p_s + 2 * o_f + 1, mask=known, other=0.0)
-    a_re, a_im, b_re, b_im = _zeros(BLOCK, K), _zeros(BLOCK, K), _zeros(BLOCK, K), _zeros(BLOCK, K)
+    a_re, a_im = zeros(BLOCK, K, tl.float64), zeros(BLOCK, K, tl.float64)  # K blocks (BLOCK,) each
+    b_re, b_im = zeros(BLOCK, K, tl.float64), zeros(BLOCK, K, tl.float64)
     for m in range(n):
         p_mode = p_modes + (i_h * n + m) * (2 * K + 2)
         p_re, p_im = tl.load(p_mode + 2 * K), tl.load(p_mode + 2 * K + 1)
@@ -93,7 +90,7 @@ def _sums_backward(p_dout, p_a, p_b, p_poles, p_s, p_parts, H, n, F, span, K: tl
     i_block = tl.program_id(0) % blocks
     i_h = (tl.program_id(0) // blocks % H).to(tl.int64)
     i_span = (tl.program_id(0) // blocks // H).to(tl.int64)
-    o_n = i_block * MODES + tl.arange(0, MODES)
+    o_n = i_block * MODES + tl.arange(0, MODES)  # (MODES,)
     known = o_n < n
     p_re = tl.load(p_poles + 2 * (i_h * n + o_n), mask=known, other=-1.0)
     p_im = tl.load(p_poles + 2 * (i_h * n + o_n) + 1, mask=known, other=0.0)
@@ -102,7 +99,7 @@ def _sums_backward(p_dout, p_a, p_b, p_poles, p_s, p_parts, H, n, F, span, K: tl
         o = (i_h * K + k) * n + o_n
         a = a + (tl.load(p_a + o, mask=known, other=0.0),)
         b = b + (tl.load(p_b + o, mask=known, other=0.0),)
-    da, db = _zeros(MODES, K), _zeros(MODES, K)
+    da, db = zeros(MODES, K, tl.float64), zeros(MODES, K, tl.float64)  # K blocks (MODES,) each
     plain, times_s = tl.zeros([MODES], tl.float64), tl.zeros([MODES], tl.float64)
     for f in range(i_span * span, tl.minimum((i_span + 1) * span, F)):
         s_re, s_im = tl.load(p_s + 2 * f), tl.load(p_s + 2 * f + 1)

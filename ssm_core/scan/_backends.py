@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ssm_core._checks import as_choice
+from ssm_core._gpu import has_triton
 
 __all__ = ["BACKENDS", "Backend", "load_backend", "pick_backend"]
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
-_TRITON = find_spec("triton") is not None
 
 
 class Backend(Protocol):
@@ -70,7 +69,7 @@ def pick_backend(backend: str, u: Tensor) -> str:
     if backend == "auto":
         if u.device.type == "cpu":
             return "cpu"
-        fits = u.device.type == "cuda" and u.dtype != torch.float64 and _TRITON
+        fits = u.device.type == "cuda" and u.dtype != torch.float64 and has_triton()
         return "triton" if fits else "reference"
     if backend == "cpu" and u.device.type != "cpu":
         raise ValueError(f"backend is 'cpu' and u is on {u.device}, expected tensors on the CPU")
@@ -80,8 +79,9 @@ def pick_backend(backend: str, u: Tensor) -> str:
 
 
 def _check_triton(u: Tensor) -> None:
-    if not _TRITON:
-        raise ValueError("backend is 'triton', and the package triton is not installed")
+    if not has_triton():
+        raise ValueError("backend is 'triton', and the package triton is not installed or cannot be "
+                         "imported")
     if u.dtype == torch.float64:
         raise ValueError("backend is 'triton' and u is float64, expected float32, bfloat16 or "
                          "float16 (float64 runs on the backends cpu and reference)")

@@ -59,6 +59,6 @@ def test_the_step_of_the_scan_compiles(arch, dtype, launches, tmp_path):
     kernels.state_update(wide(2, 1536, 32), x, dt, wide(1536, 32), B[:, None], C[:, None],
                          wide(1536), z, wide(1536), True, None, True)
     (kernel, args, options), = launches
-    assert kernel.__name__ == "_step"
+    assert kernel.__name__ == "scan_step"
     found = compiled.resources(kernel, args, options, arch, tmp_path)
     assert found["STACK"] == 0 and found["REG"] <= 40 and found["SHARED"] <= 64, found

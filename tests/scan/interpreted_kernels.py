@@ -12,7 +12,7 @@ import torch
 
 import ssm_core.scan
 from ssm_core.scan import selective_scan_ref
-from ssm_core.scan import triton as kernels
+from ssm_core.scan.triton import plan
 from tests.scan.cases import (
     TOLERANCE,
     Behaviour,
@@ -54,8 +54,9 @@ def test_sizes(L, n, d, poisoned):  # noqa: F811
 
 def test_time_in_spans(poisoned, monkeypatch):  # noqa: F811
     """Three spans side by side, as where batch and channels do not fill a GPU."""
-    L = 2 * kernels.CHUNK + 9
-    monkeypatch.setattr(kernels, "_spans", lambda *_: (3, kernels.CHUNK))
+    chunk = plan.TUNING.chunk
+    L = 2 * chunk + 9
+    monkeypatch.setattr(plan, "cut_into_spans", lambda *_: (3, chunk))
     x = arguments(1, 2, L, 3)
     got = results(ssm_core.scan.selective_scan_fn, x, backend="triton")
     assert_close(got, results(selective_scan_ref, exactly(x)), TOLERANCE[torch.float32])

@@ -159,14 +159,14 @@ def test_states_of_packed_sequences():
     ("triton", torch.float32, ValueError, "backend is 'triton' and u is on cpu, expected a CUDA"),
 ])
 def test_backend(backend, dtype, error, message, monkeypatch):
-    monkeypatch.setattr(_backends, "_TRITON", True)
+    monkeypatch.setattr(_backends, "has_triton", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(error, match=re.escape(message)):
         selective_scan_fn(**arguments(dtype=dtype), backend=backend)
 
 
 def test_backend_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(_backends, "_TRITON", False)
+    monkeypatch.setattr(_backends, "has_triton", lambda: False)
     with pytest.raises(ValueError, match="the package triton is not installed"):
         selective_scan_fn(**arguments(), backend="triton")
 
@@ -189,7 +189,7 @@ def test_backend_by_itself(device, dtype, triton, backend, monkeypatch):
 
     u = Fake()
     u.device, u.dtype = torch.device(device), dtype
-    monkeypatch.setattr(_backends, "_TRITON", triton)
+    monkeypatch.setattr(_backends, "has_triton", lambda: triton)
     assert _backends.pick_backend("auto", u) == backend
 
 

@@ -1,0 +1,61 @@
+"""What the library does where Triton is missing or broken."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ssm_core import _gpu
+
+ASK = """
+import types
+import torch
+from ssm_core.scan import triton  # imports in any case
+from ssm_core.scan._backends import pick_backend
+u = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+print(pick_backend("auto", u), pick_backend("auto", u))
+try:
+    pick_backend("triton", u)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_broken_triton_is_passed_over_with_one_warning(tmp_path):
+    """As where its compiled part does not fit the system."""
+    (tmp_path / "triton.py").write_text("raise OSError('libtriton.so: wrong ELF class')", encoding="utf-8")
+    root = str(pathlib.Path(_gpu.__file__).parents[1])
+    run = subprocess.run([sys.executable, "-c", ASK], capture_output=True, encoding="utf-8", check=True,
+                         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])})
+    assert run.stdout.splitlines() == [
+        "reference reference",
+        "backend is 'triton', and the package triton is not installed or cannot be imported"]
+    assert run.stderr.count("RuntimeWarning") == 1
+    assert "cannot be imported (OSError: libtriton.so: wrong ELF class)" in run.stderr
+
+
+def test_a_missing_triton_needs_no_warning(monkeypatch, recwarn):
+    monkeypatch.setattr(_gpu, "find_spec", lambda name: None)
+    assert not _gpu._import_triton.__wrapped__()
+    assert not recwarn
+
+
+def test_compiled_programs_ask_once():
+    """The question is answered while torch.compile traces, and breaks no graph."""
+    @torch.compile(fullgraph=True, backend="eager")
+    def f(x):
+        return x + 1 if _gpu.has_triton() else x + 2
+
+    assert f(torch.zeros(())) == (1 if _gpu.has_triton() else 2)
+
+
+def test_aligned():
+    x = torch.arange(9, dtype=torch.float32)
+    same, moved, none, strided = _gpu.aligned(x, x[1:], None, x[::2])
+    assert same is x and none is None
+    assert moved.data_ptr() % 16 == 0 and torch.equal(moved, x[1:])
+    assert strided.is_contiguous() and torch.equal(strided, x[::2])
