@@ -28,6 +28,10 @@ def run_in_threads(tasks: Iterable[tuple[Callable, tuple]], threads: int) -> Non
     Raises:
         what a task raises, when the tasks that had begun have ended.
     """
+    if threads < 2:
+        for function, arguments in tasks:
+            function(*arguments)
+        return
     waiting = deque(tasks)
     helpers = _start(functools.partial(_work, waiting), min(threads, len(waiting)) - 1)
     try:

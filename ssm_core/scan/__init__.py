@@ -122,7 +122,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     else:
         save = has_gradient(*floats) or is_transformed()
         run = (torch.ops.ssm_core.selective_scan if needs_operator(*floats) else
-               _operators.SelectiveScan.apply if save else _operators.run_forward)
+               _operators.SelectiveScan.apply if save else _operators.SelectiveScan.forward)
         out, last_state, _ = run(*scan, save, backend)
     return (out, last_state) if return_last_state else out
 

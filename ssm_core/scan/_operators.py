@@ -21,7 +21,7 @@ from ssm_core._dispatch import needs_operator
 from ssm_core.scan._arguments import check_slots, state_dtype
 from ssm_core.scan._backends import load_backend
 
-__all__ = ["SelectiveScan", "run_forward", "run_state_update"]
+__all__ = ["SelectiveScan", "run_state_update"]
 
 # Schemas are inferred from annotations, which older PyTorch reads as they were written in its time.
 MaybeTensor = Optional[Tensor]  # noqa: UP045
@@ -32,20 +32,17 @@ Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 # --- the scan and its gradient --------------------------------------------------------------------
 
 
-def run_forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: MaybeTensor,
-                z: MaybeTensor, delta_bias: MaybeTensor, delta_softplus: bool,
-                initial_state: MaybeTensor, cu_seqlens: MaybeTensor, save: bool,
-                backend: str) -> Three:
-    """out, last_state, and the chunk states as one row, or nothing of them if not save."""
-    out, last_state, saved = load_backend(backend).forward(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save)
-    return out, last_state, saved.view(-1)
+def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: MaybeTensor,
+             z: MaybeTensor, delta_bias: MaybeTensor, delta_softplus: bool,
+             initial_state: MaybeTensor, cu_seqlens: MaybeTensor, save: bool, backend: str) -> Three:
+    return SelectiveScan.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+                                 cu_seqlens, save, backend)
 
 
-def run_backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: Tensor, A: Tensor,
-                 B: Tensor, C: Tensor, D: MaybeTensor, z: MaybeTensor, delta_bias: MaybeTensor,
-                 delta_softplus: bool, initial_state: MaybeTensor, cu_seqlens: MaybeTensor,
-                 saved: Tensor, backend: str) -> Nine:
+def _backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: Tensor, A: Tensor,
+              B: Tensor, C: Tensor, D: MaybeTensor, z: MaybeTensor, delta_bias: MaybeTensor,
+              delta_softplus: bool, initial_state: MaybeTensor, cu_seqlens: MaybeTensor,
+              saved: Tensor, backend: str) -> Nine:
     """The gradients of u to delta_bias and of initial_state; empty where the argument is None."""
     module = load_backend(backend)
     given = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
@@ -56,8 +53,8 @@ def run_backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: 
     return tuple(u.new_empty(0) if x is None else x for x in gradients)  # type: ignore[return-value]
 
 
-_scan = torch.library.custom_op("ssm_core::selective_scan", run_forward, mutates_args=())
-_scan_backward = torch.library.custom_op("ssm_core::selective_scan_backward", run_backward,
+_scan = torch.library.custom_op("ssm_core::selective_scan", _forward, mutates_args=())
+_scan_backward = torch.library.custom_op("ssm_core::selective_scan_backward", _backward,
                                          mutates_args=())
 
 
@@ -108,14 +105,17 @@ _scan_backward.register_autograd(_refuse)
 
 
 class SelectiveScan(Function):
-    """:func:`run_forward` with its gradient, for eager calls and the transforms of torch.func."""
+    """The scan of a backend with its gradient, for eager calls and the transforms of torch.func."""
 
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_differentiate)
 
     @staticmethod
-    def forward(*inputs: Any) -> Three:  # names would be matched anew at each call
-        return run_forward(*inputs)
+    def forward(*inputs: Any) -> Three:  # PyTorch would match names anew at each call
+        """out, last_state, and the chunk states as one row, or nothing of them if not save."""
+        *arguments, backend = inputs
+        out, last_state, saved = load_backend(backend).forward(*arguments)
+        return out, last_state, saved.view(-1)
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
@@ -127,13 +127,13 @@ class SelectiveScan(Function):
 
 
 class _SelectiveScanBackward(Function):
-    """:func:`run_backward`, of which vmap makes gradients per sample and Jacobians."""
+    """The gradients that a backend computes, of which vmap makes Jacobians and those of samples."""
 
     backward = staticmethod(_refuse)
 
     @staticmethod
     def forward(*inputs: Any) -> Nine:
-        return run_backward(*inputs)
+        return _backward(*inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

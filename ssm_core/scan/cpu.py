@@ -32,7 +32,7 @@ from ssm_core.scan.reference import softplus
 try:
     from ssm_core.scan import _cpu_compiled as compiled
 except ImportError:  # no Numba, or one that does not work
-    compiled = None
+    compiled = None  # type: ignore[assignment]
 
 __all__ = ["backward", "forward", "saved_shape"]
 
@@ -90,7 +90,7 @@ def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: 
         dD = _sum_over_time(dy * signal)
         du.add_(D[:, None] * dy)
         y.add_(D[:, None] * signal)
-    if gate is not None:
+    if z is not None and gate is not None:
         sigmoid = _pointwise(torch.sigmoid, gate)
         dz = (ungated * y * sigmoid * (1 + gate * (1 - sigmoid))).to(z.dtype)
     if delta_softplus:

@@ -1,10 +1,14 @@
 """The entry points: one call under autograd, autocast, torch.compile and torch.export."""
 
 import doctest
+import sys
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ssm_core.scan
 from ssm_core.scan import _operators, selective_scan_fn, selective_scan_ref, selective_state_update
@@ -204,6 +208,61 @@ def test_exported_with_any_batch_and_length(strict):
     torch.testing.assert_close(program.module()(*given), layer(*given), rtol=0, atol=0)
 
 
+class Recorder(TorchDispatchMode):
+    """The operators that pass through."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_dispatch_modes_and_fake_tensors_see_one_operator():
+    x = arguments(2, 3, 9, 4)
+    want = selective_scan_fn(**x)
+    with Recorder() as seen:
+        assert torch.equal(selective_scan_fn(**x), want)
+    assert "ssm_core::selective_scan" in seen.names
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(value) if torch.is_tensor(value) else value
+                for name, value in x.items()}
+        assert selective_scan_fn(**fake).shape == want.shape
+    assert selective_scan_fn(**fake).shape == want.shape  # fake tensors outlive their mode
+
+
+def test_a_tensor_subclass_passes():
+    class Tagged(torch.Tensor):
+        pass
+
+    x = arguments(2, 3, 9, 4)
+    out = selective_scan_fn(**x | {"u": x["u"].as_subclass(Tagged)})
+    torch.testing.assert_close(out.as_subclass(torch.Tensor), selective_scan_fn(**x))
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_few_frames_lie_between_the_call_and_the_kernel(gradient, monkeypatch):
+    """Autograd, the backend, its tasks and their threads: at most four, each with a reason."""
+    from ssm_core.scan import cpu
+
+    if cpu.compiled is None:
+        pytest.skip("no Numba")
+    frames = []
+
+    def kernel(*_):
+        frame = sys._getframe(1)
+        while frame.f_code is not selective_scan_fn.__code__:
+            frames.append(frame.f_code)
+            frame = frame.f_back
+
+    monkeypatch.setattr(cpu.compiled, "_forward", kernel)
+    x = arguments(1, 3, 9, 4)
+    selective_scan_fn(**x | {"u": x["u"].requires_grad_(gradient)})
+    assert len([code for code in frames if "ssm_core" in code.co_filename]) <= 4
+
+
 def test_step_compiled_in_one_graph():
     x = arguments(3, 6, 1, 4)
     step, softplus = next(columns(x))
@@ -273,4 +332,4 @@ def test_operators_and_their_modules_agree_on_what_is_absent():
     out, last, saved = torch.ops.ssm_core.selective_scan(*given, True, "cpu")
     made = torch.ops.ssm_core.selective_scan_backward(out, last, *given, saved, "cpu")
     assert [y.shape == (0,) for y in made] == [False] * 5 + [True] * 4
-    assert _operators.run_forward(*given, False, "cpu")[0].shape == x["u"].shape
+    assert _operators.SelectiveScan.forward(*given, False, "cpu")[0].shape == x["u"].shape
