@@ -65,11 +65,7 @@ class Packing(NamedTuple):
 
     cu_seqlens: Tensor  # int32 (sequences + 1,), from 0 to length, never falling
     length: int  # of the row
-
-    @property
-    def sequences(self) -> int:
-        """How many sequences there are, empty ones included."""
-        return self.cu_seqlens.shape[0] - 1
+    sequences: int  # how many, empty ones included
 
 
 def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: str,
@@ -108,12 +104,12 @@ def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: s
             raise ValueError(f"{owner} has batch size {batch} and length {L}, expected 1 and "
                              f"{cu_seqlens.length}, for which cu_seqlens was checked")
         return cu_seqlens
-    check_packed(cu_seqlens, batch, owner)
+    sequences = check_packed(cu_seqlens, batch, owner)
     check_device(cu_seqlens, "cu_seqlens", device, owner)
     if needs_operator(cu_seqlens):
-        return Packing(torch.ops.ssm_core.checked_boundaries(cu_seqlens, L), L)
+        return Packing(torch.ops.ssm_core.checked_boundaries(cu_seqlens, L), L, sequences)
     check_boundaries(cu_seqlens, L)
-    return Packing(cu_seqlens, L)
+    return Packing(cu_seqlens, L, sequences)
 
 
 def check_packed(cu_seqlens: Any, batch: int, owner: str) -> int:

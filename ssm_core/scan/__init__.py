@@ -116,7 +116,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     scan = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
                       initial_state, cu_seqlens)
     backend = pick_backend(backend, u)
-    floats = scan.floats
+    floats = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     if backend == "reference" or needs_definition(*floats):
         out, last_state = reference.scan(*scan)
     else:

@@ -42,11 +42,6 @@ class Scan(NamedTuple):
     initial_state: Tensor | None  # (b or sequences, d, n), in the dtype of the states
     cu_seqlens: Tensor | None  # (sequences + 1,)
 
-    @property
-    def floats(self) -> tuple[Tensor | None, ...]:
-        """All that a derivative can flow into."""
-        return (*self[:8], self.initial_state)
-
 
 def state_dtype(u: Tensor) -> torch.dtype:
     """The dtype of decays and states: float64 for float64 input, else float32."""
