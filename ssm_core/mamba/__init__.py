@@ -15,3 +15,7 @@ from ssm_core.mamba.block import Mamba
 from ssm_core.mamba.model import MambaConfig, MambaLM
 
 __all__ = ["Mamba", "MambaConfig", "MambaLM"]
+
+
+def __dir__() -> list[str]:
+    return __all__

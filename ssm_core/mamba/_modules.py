@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 __all__ = ["is_plain", "keep_wide", "widened"]
 
@@ -21,7 +21,8 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """
     watched = (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                or module._backward_pre_hooks or "forward" in module.__dict__
-               or _has_any_global_hook())
+               or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+               or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks)
     return (type(module) is kind and not watched
             and all(type(x) in (nn.Parameter, Tensor) for x in module._parameters.values()
                     if x is not None))
