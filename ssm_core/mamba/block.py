@@ -355,11 +355,12 @@ class Mamba(nn.Module):
     def _check_cache(self, cache, rows, device):
         if not isinstance(cache, (InferenceCache, tuple, list)) or len(cache) != 2:
             raise TypeError(f"cache is a {type(cache).__name__}, expected (conv_state, ssm_state)")
-        for state, name, last in zip(cache, ("conv_state", "ssm_state"),
-                                     (self.d_conv, self.d_state)):
-            check_tensor(state, name, ("rows", "d_inner", "d_conv" if name == "conv_state" else "n"),
-                         (rows, self.d_inner, last), device=device)
-        return cache
+        conv_state, ssm_state = cache[0], cache[1]  # which older torch.compile traces
+        check_tensor(conv_state, "conv_state", ("rows", "d_inner", "d_conv"),
+                     (rows, self.d_inner, self.d_conv), device=device)
+        check_tensor(ssm_state, "ssm_state", ("rows", "d_inner", "n"),
+                     (rows, self.d_inner, self.d_state), device=device)
+        return conv_state, ssm_state
 
     def extra_repr(self) -> str:
         falcon = "" if self.mixer_rms_eps is None else f", mixer_rms_eps={self.mixer_rms_eps:g}"
