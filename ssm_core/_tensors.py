@@ -29,7 +29,8 @@ from torch import Tensor
 from ssm_core._dispatch import needs_operator
 
 __all__ = ["Packing", "as_packing", "check_boundaries", "check_device", "check_kind",
-           "check_packed", "check_shape", "dtype_name", "no_autocast", "widest_float"]
+           "check_packed", "check_shape", "dtype_name", "no_autocast", "read_boundaries",
+           "widest_float"]
 
 
 def check_kind(value: Any, name: str) -> None:
@@ -135,7 +136,7 @@ def check_boundaries(cu_seqlens: Tensor, L: int) -> None:
     """
     if cu_seqlens.is_cuda and torch.cuda.is_current_stream_capturing():
         return
-    bounds = cu_seqlens.tolist()
+    bounds = read_boundaries(cu_seqlens)
     if bounds[0] != 0 or bounds[-1] != L:
         raise ValueError(f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, "
                          f"expected from 0 to the length of the row, {L}")
@@ -143,6 +144,12 @@ def check_boundaries(cu_seqlens: Tensor, L: int) -> None:
         if bounds[i] > bounds[i + 1]:
             raise ValueError(f"cu_seqlens falls from {bounds[i]} to {bounds[i + 1]} at index "
                              f"{i + 1}, expected boundaries that do not fall")
+
+
+def read_boundaries(cu_seqlens: Tensor) -> list[int]:
+    """The boundaries as numbers, which older PyTorch does not give out within torch.func."""
+    with torch._C._DisableFuncTorch():
+        return cu_seqlens.tolist()
 
 
 @torch.library.custom_op("ssm_core::checked_boundaries", mutates_args=())

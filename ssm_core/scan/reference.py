@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ssm_core._tensors import Packing
+from ssm_core._tensors import Packing, read_boundaries
 from ssm_core.scan._arguments import check_scan, state_dtype
 
 __all__ = ["selective_scan_ref"]
@@ -61,7 +61,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     if delta_softplus:
         dt = softplus(dt)
     B_steps, C_steps = _steps(B, d, L, dtype), _steps(C, d, L, dtype)
-    bounds = [0, L] if cu_seqlens is None else cu_seqlens.tolist()
+    bounds = [0, L] if cu_seqlens is None else read_boundaries(cu_seqlens)
     x = u.new_zeros(b, d, A.shape[1], dtype=dtype) if initial_state is None else initial_state
     starts = [x] if cu_seqlens is None else x.expand(len(bounds) - 1, -1, -1).split(1)
 
