@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARALLEL := -n 2 --dist loadscope
+COVERAGE :=
+NUMERICAL := tests/test_lti.py tests/test_discretize.py tests/test_convolution.py tests/test_rnn.py tests/hippo
 PAGE := _build/html/index.html
 CHAPTER := discretization
 TEXFLAGS := -silent -interaction=nonstopmode -halt-on-error
 
-.PHONY: help book live need-tex pdf colab alone test browser notebooks lint clean
+.PHONY: help book live need-tex pdf colab alone test coverage oldest browser notebooks lint types clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,8 +42,17 @@ alone: colab  ## run one of them in a fresh environment; CHAPTER=mamba WITH=torc
 # A process for each of two cores: a second thread in each would wait for the first one's core.
 test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## unit tests, then every notebook against its stored outputs
-	$(BIN)/pytest $(PARALLEL) tests
+	$(BIN)/pytest $(PARALLEL) $(COVERAGE) tests
 	$(BIN)/pytest --nbval $(PARALLEL) book
+
+coverage: $(READY)  ## the same tests, and which lines of the library they reach
+	$(MAKE) test COVERAGE="--cov --cov-report=term"
+
+oldest:  ## the NumPy part with the oldest versions of NumPy and SciPy that are supported
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet packaging
+	.venv-oldest/bin/pip install --quiet $$(.venv-oldest/bin/python tools/oldest.py) hypothesis pytest
+	.venv-oldest/bin/python -m pytest -q -o addopts=--import-mode=importlib $(NUMERICAL)
 
 browser: $(READY)  ## open the built book in Chromium, as `make test` does where both are there
 	BROWSER_TESTS=required $(BIN)/pytest $(PARALLEL) tests/browser
@@ -51,9 +62,13 @@ notebooks: $(READY)  ## run the chapters and store their outputs; CHAPTERS="rnn 
 
 lint: $(READY)  ## style of the Python files
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## do the types of the library agree with each other?
+	$(BIN)/mypy
 
 clean:  ## remove the built book and the environment
-	rm -rf _build $(VENV)
+	rm -rf _build $(VENV) .venv-oldest
 
 $(READY): requirements.txt pyproject.toml tools/environment.sh
 	sh tools/environment.sh $(PYTHON) $(VENV)
