@@ -91,6 +91,7 @@ def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: s
 
     Example:
         >>> import torch
+        >>> from ssm_core._tensors import as_packing
         >>> packing = as_packing(torch.tensor([0, 2, 5], dtype=torch.int32), 1, 5, "u",
         ...                      torch.device("cpu"))
         >>> packing.sequences

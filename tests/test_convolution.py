@@ -1,12 +1,10 @@
 """Causal convolution against its definition, kernels against powers in more digits."""
 
-import doctest
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-import ssm_core.convolution
 from ssm_core.convolution import causal_convolution, kernel_from_ssm
 
 
@@ -146,8 +144,3 @@ def test_length_is_an_integer(L):
 def test_a_kernel_that_overflows_is_an_error():
     with pytest.raises(OverflowError, match="leaves the range of float64"):
         kernel_from_ssm([[2.0]], [[1.0]], [[1.0]], 2000)
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(ssm_core.convolution)
-    assert result.attempted and not result.failed

@@ -1,6 +1,5 @@
 """Every rule against SciPy, closed forms in many digits, and its order of convergence."""
 
-import doctest
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -10,7 +9,6 @@ from scipy.integrate import quad_vec
 from scipy.linalg import expm
 from scipy.signal import cont2discrete
 
-import ssm_core.discretize
 from ssm_core.discretize import METHODS, discretize, exponential, exponential_integrals
 
 STEPS = [1e-8, 1e-5, 1e-3, 0.1, 1.0, 10.0]
@@ -302,8 +300,3 @@ def test_bad_integrals():
 def test_a_step_that_overflows_is_an_error(method):
     with pytest.raises(OverflowError, match="the exponential of A dt"):
         discretize([[1.0]], [[1.0]], [[1.0]], [[0.0]], 1000.0, method)
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(ssm_core.discretize)
-    assert result.attempted and not result.failed

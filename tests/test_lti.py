@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import doctest
 import pickle
 
 import numpy as np
@@ -566,8 +565,3 @@ def test_what_grows_without_bound_is_an_error():
         growing.simulate(lambda t: 1.0, [0.0, 1000.0])
     with pytest.raises(OverflowError, match="a step between times leaves .* t spans too much"):
         LEAKY.simulate([1.0, 1.0], [-1.7e308, 1.7e308])
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(ssm_core.lti)
-    assert result.attempted and not result.failed

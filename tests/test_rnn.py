@@ -1,12 +1,10 @@
 """The cells against torch, their Jacobians against autograd, the norms against their definition."""
 
-import doctest
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-import ssm_core.rnn
 from ssm_core.lti import DiscreteSSM
 from ssm_core.rnn import (
     ACTIVATIONS,
@@ -278,8 +276,3 @@ def test_what_grows_without_bound_is_an_error():
         rnn(np.ones(3000), [[2.0]], [[1.0]], [0.0], "relu")
     with pytest.raises(OverflowError, match="the product of Jacobians"):
         gradient_norms(np.full((400, 1, 1), 10.0))
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(ssm_core.rnn)
-    assert result.attempted and not result.failed

@@ -6,6 +6,7 @@ The folder holds a checkpoint in either published layout and, beside it, ``token
 from __future__ import annotations
 
 import argparse
+import io
 import pathlib
 import sys
 
@@ -103,5 +104,6 @@ def _show_progress(done, total):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what the terminal cannot show
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(main())

@@ -47,6 +47,8 @@ def cauchy_sums(a: Tensor, b: Tensor, poles: Tensor, s: Tensor) -> Tensor:
     State Spaces" (2022), appendix C.3.
 
     Example:
+        >>> import torch
+        >>> from ssm_core.s4.cauchy import cauchy_sums
         >>> one = torch.ones(1, 1, 1, dtype=torch.float64)
         >>> poles = torch.tensor([[1j]], dtype=torch.complex128)
         >>> cauchy_sums(one, 0 * one, poles, torch.tensor([2.0 + 0j], dtype=torch.complex128))

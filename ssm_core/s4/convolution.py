@@ -87,6 +87,7 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from ssm_core.s4.convolution import convolve
         >>> u = torch.tensor([[[1.0], [0.0], [2.0]]])
         >>> convolve(u, torch.tensor([[[1.0, 0.5, 0.25]]]), torch.tensor([0.0]))[0, :, 0]
         tensor([1.0000, 0.5000, 2.2500])

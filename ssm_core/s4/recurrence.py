@@ -38,7 +38,17 @@ class Recurrence:
         C (complex128):     output weights (outputs, H, n)
         left, right (complex128): low-rank part (H, r, n), or None
 
-    Book: eq-s4-step.
+    Equation eq-s4-step.
+
+    Example:
+        A leaky integrator, whose state halves with each sample:
+
+        >>> import torch
+        >>> from ssm_core.s4 import Recurrence
+        >>> one = torch.ones(1, 1, dtype=torch.complex128)
+        >>> leaky = Recurrence(decay=0.5 * one, B=one, C=one[None])
+        >>> leaky.advance(torch.ones(1, dtype=torch.float64), 2 * one).real
+        tensor([[2.]], dtype=torch.float64)
     """
 
     decay: Tensor

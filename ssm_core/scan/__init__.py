@@ -104,6 +104,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
 
     Example:
         >>> import torch
+        >>> from ssm_core.scan import selective_scan_fn
         >>> u, delta = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
         >>> A = -torch.log(torch.tensor([[2.0]]))  # each step halves the state
         >>> B, C = torch.ones(1, 1), torch.ones(1, 1)
@@ -170,6 +171,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
 
     Example:
         >>> import torch
+        >>> from ssm_core.scan import selective_state_update
         >>> state = torch.zeros(1, 1, 1)
         >>> A = -torch.log(torch.tensor([[2.0]]))
         >>> one = torch.ones(1, 1)

@@ -38,6 +38,7 @@ def selective_scan_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
 
     Example:
         >>> import torch
+        >>> from ssm_core.scan import selective_scan_ref
         >>> u, delta = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
         >>> A = -torch.log(torch.tensor([[2.0]]))  # each step halves the state
         >>> B, C = torch.ones(1, 1), torch.ones(1, 1)

@@ -1,14 +1,13 @@
 """The Mamba block against its definition in NumPy, and its ways of running against each other."""
 
 import copy
-import doctest
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from ssm_core.mamba import Mamba, block
+from ssm_core.mamba import Mamba
 
 WIDE = ("A_log", "D", "dt_proj.bias")  # what stays in float32
 
@@ -342,8 +341,3 @@ def test_bad_input_is_named(arguments, error, message):
 def test_a_step_takes_one_sample():
     with pytest.raises(ValueError, match=r"hidden_states has shape \(2, 11, 6\)"):
         make().step(signal(), *CACHE)
-
-
-def test_examples_in_the_docstrings_run():
-    results = doctest.testmod(block)
-    assert results.attempted >= 5 and results.failed == 0

@@ -1,6 +1,5 @@
 """The definition of the selective scan against an independent truth, and its derivatives."""
 
-import doctest
 import math
 
 import pytest
@@ -69,7 +68,3 @@ def test_gradient_is_linear_in_length():
         return len(seen)
 
     assert nodes(40) - nodes(20) == nodes(60) - nodes(40)
-
-
-def test_examples():
-    assert doctest.testmod(reference).failed == 0

@@ -1,6 +1,5 @@
 """The entry points: one call under autograd, autocast, torch.compile and torch.export."""
 
-import doctest
 import sys
 
 import pytest
@@ -10,7 +9,6 @@ torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ssm_core.scan
 from ssm_core.scan import _operators, selective_scan_fn, selective_scan_ref, selective_state_update
 from tests.scan.cases import (
     FEATURES,
@@ -34,10 +32,6 @@ def _forget_compiled_code():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-def test_examples():
-    assert doctest.testmod(ssm_core.scan).failed == 0
 
 
 @pytest.mark.parametrize("feature", FEATURES)
