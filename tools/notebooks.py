@@ -50,11 +50,25 @@ def read_source(name):
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for i, cell in enumerate(notebook.cells):
         cell.id = f"{name}-{i:03d}"
+        if "check" in cell.metadata.get("tags", ()):
+            fold_check(cell)
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     install = nbformat.v4.new_code_cell(INSTALL, metadata={"tags": ["remove-cell"]})
     install.id = f"{name}-install"
     notebook.cells.insert(first, install)
     return notebook
+
+
+def fold_check(cell):
+    """Fold a cell of assertions in the book, in JupyterLab and in Colab; its first line is the title."""
+    title = cell.source.partition("\n")[0]
+    if not title.startswith("# Check: "):
+        raise ValueError(f"{cell.id} is a check and begins with {title!r}, expected '# Check: …'")
+    prompt = title.removeprefix("# ")
+    cell.metadata.tags = [*cell.metadata.tags, "hide-cell"]
+    cell.metadata.mystnb = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+    cell.metadata.jupyter = {"source_hidden": True}
+    cell.metadata.cellView = "form"
 
 
 def execute(name):

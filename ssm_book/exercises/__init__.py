@@ -47,6 +47,7 @@ from ssm_book.exercises.mamba import (
 from ssm_book.exercises.memory import (
     check_average,
     check_gain,
+    check_learn_weight,
     check_merge,
     check_part_mean,
     check_shortest_window,

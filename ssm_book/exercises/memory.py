@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.linalg import solve_discrete_are
+from scipy.signal import lfilter
 from scipy.special import eval_legendre
 
 from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
@@ -9,6 +10,7 @@ from ssm_book.exercises._report import expect, expect_close, passed, reason, ret
 __all__ = [
     "check_average",
     "check_gain",
+    "check_learn_weight",
     "check_merge",
     "check_part_mean",
     "check_shortest_window",
@@ -133,6 +135,29 @@ def check_gain(gain):
     passed("the weight at which Kalman's gain settles")
 
 
+def check_learn_weight(learn_weight):
+    """Check ``learn_weight(u) -> alpha``: the average that forecasts the next sample best."""
+    rng = np.random.default_rng(8)
+    for drift, noise, L in ((1.0, 1.0, 400), (0.1, 1.0, 2000), (0.5, 0.2, 300)):
+        u = 10 + drift * np.cumsum(rng.standard_normal(L)) + noise * rng.standard_normal(L)
+        got = _number(learn_weight(u.copy()), "learn_weight")
+        expect(0 < got <= 1, f"learn_weight returns {got:g}, expected a weight above 0 and at most 1.")
+        want = _best_weight(u)
+        hints = (
+            (_best_weight(u, start=0.0), "Your average starts at zero; it should start with u[0]."),
+            (_best_weight(u, ahead=2), "That forecasts two samples ahead: y[k - 1] predicts u[k]."),
+            (1 - want, "That is 1 - alpha, the weight of the past."),
+            (1.0, "The average of u[:k + 1] contains u[k]: compare u[1:] with y[:-1]."),
+        )
+        why = ("Minimize np.mean((u[1:] - y[:-1]) ** 2) over alpha, where y is the average that "
+               "starts with u[0].")
+        if _forecast_error(got, u) > 1.0001 * _forecast_error(want, u):
+            why = reason(np.round(got, 2), np.round(want, 2),
+                         [(np.round(x, 2), word) for x, word in hints], why)
+            expect(False, f"learn_weight(u) is {got:.4g}. {why}")
+    passed("no other weight forecasts the next sample better")
+
+
 def check_merge(merge):
     """Check ``merge(first, second, share) -> coefficients`` of two LegS memories in a row."""
     rng = np.random.default_rng(6)
@@ -188,6 +213,22 @@ def _steady_gain(Q, R):
     """By the algebraic Riccati equation, which knows nothing of the closed form."""
     M = solve_discrete_are([[1.0]], [[1.0]], [[Q]], [[R]])[0, 0]
     return M / (M + R)
+
+
+def _forecast_error(alpha, u, start=None, ahead=1):
+    """Mean squared error of an average as a forecast, with the recurrence as a filter of SciPy."""
+    start = u[0] if start is None else start
+    y, _ = lfilter([alpha], [1, alpha - 1], u, zi=[(1 - alpha) * start])
+    return np.mean((u[ahead:] - y[:-ahead]) ** 2)
+
+
+def _best_weight(u, **options):
+    """The best weight by trying a fine grid, and a finer one around the best."""
+    grid = np.linspace(0.002, 1, 500)
+    for width in (0.002, 0.00002):
+        best = grid[np.argmin([_forecast_error(alpha, u, **options) for alpha in grid])]
+        grid = np.clip(best + width * np.linspace(-1, 1, 101), 1e-6, 1)
+    return float(best)
 
 
 def _merge(first, second, share):

@@ -126,9 +126,7 @@ class Chapter:
         for child in node.children:
             if isinstance(child, nodes.container) and child.get("nb_element") == "cell_code":
                 captions = [self.on_figure(figure) for figure in child.findall(nodes.figure)]
-                title = solution
-                if title is None and "hide-input" in child["cell_metadata"].get("tags", []):
-                    title = captions[0].split("**")[1] if captions else "Code"
+                title = solution or folded_title(child["cell_metadata"], captions)
                 yield child["cell_index"], title
                 yield from captions
             elif isinstance(child, nodes.title) and isinstance(node, nodes.section):
@@ -324,6 +322,14 @@ def quote(blocks):
 
 def fold(summary, text):
     return f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{text}\n\n</details>"
+
+
+def folded_title(metadata, captions):
+    """The title of a folded cell: what the cell says, its figure's number, or None if it is open."""
+    prompt = metadata.get("mystnb", {}).get("code_prompt_show")
+    if prompt or "hide-input" not in metadata.get("tags", []):
+        return prompt
+    return captions[0].split("**")[1] if captions else "Code"
 
 
 def code_cell(cell, title=None):
