@@ -12,7 +12,7 @@ import zipfile
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from tests.test_book import CHAPTERS, ROOT
+from tests.test_book import NOTEBOOKS, ROOT
 
 LIVE = runpy.run_path(str(ROOT / "tools" / "sphinx" / "live.py"))
 DECLARED = runpy.run_path(str(ROOT / "tools" / "pyodide.py"))["declared"]()
@@ -23,7 +23,7 @@ def is_live(name):
     return LIVE["is_live"](ROOT / "book" / f"{name}.ipynb", DECLARED["packages"])
 
 
-LIVE_CHAPTERS = [name for name in CHAPTERS if is_live(name)]
+LIVE_CHAPTERS = [name for name in NOTEBOOKS if is_live(name)]
 
 # --- which chapters -----------------------------------------------------------------------------
 

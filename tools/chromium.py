@@ -1,4 +1,4 @@
-"""The built book and a browser to open it in: for tests/browser and tools/screenshots.py.
+"""The built book and a browser to open it in: for tests/browser and tools.screenshots.
 
 CHROMIUM=path names another browser, BOOK_HTML=folder another build.
 """
@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 
-import yaml
+from tools import contents
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HTML = pathlib.Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
@@ -26,5 +26,4 @@ def launch(playwright):
 
 def pages():
     """The pages of the table of contents, such as ``book/rnn``, in order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    return [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+    return ["book/index", *contents.pages()]

@@ -1,6 +1,6 @@
 """Look at the built book: a picture of each page, light and dark, 1280 and 390 pixels wide.
 
-    python tools/screenshots.py FOLDER [PAGE ...]         PAGE is a name such as rnn
+    python -m tools.screenshots FOLDER [PAGE ...]         PAGE is a name such as rnn
 
 What a browser complains about, and what can be measured, is a matter of tests/browser.
 """
@@ -8,8 +8,9 @@ What a browser complains about, and what can be measured, is a matter of tests/b
 import argparse
 import pathlib
 
-import chromium
 from playwright.sync_api import sync_playwright
+
+from tools import chromium
 
 
 def main():

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from ssm_book.exercises import (
     check_average,
     check_gain,
+    check_learn_weight,
     check_merge,
     check_part_mean,
     check_shortest_window,
@@ -75,6 +77,31 @@ def gain_by_iteration(drift, noise):
     return M / (M + noise**2)
 
 
+def forecast_error(alpha, u, start=None, ahead=1):
+    y, state = [], u[0] if start is None else start
+    for value in u:
+        state += alpha * (value - state)
+        y.append(state)
+    return np.mean((u[ahead:] - np.array(y)[:-ahead]) ** 2)
+
+
+def weight_by_scipy(u, **options):
+    def error(alpha):
+        return forecast_error(alpha, u, **options)
+
+    return minimize_scalar(error, bounds=(1e-3, 1), method="bounded").x
+
+
+def weight_by_grid(u):
+    grid = np.linspace(0.001, 1, 1000)
+    return grid[np.argmin([forecast_error(alpha, u) for alpha in grid])]
+
+
+def merge_without_lengths(first, second, share):
+    whole = merge_by_gauss(first, 0 * second, share) / share
+    return whole + merge_by_gauss(0 * first, second, share) / (1 - share)
+
+
 def merge_by_gauss(first, second, share, share_of_second=None):
     N = len(first)
     z, w = np.polynomial.legendre.leggauss(N)
@@ -108,6 +135,8 @@ RIGHT = [
     (check_part_mean, part_mean_by_integration),
     (check_gain, gain_by_formula),
     (check_gain, gain_by_iteration),
+    (check_learn_weight, weight_by_scipy),
+    (check_learn_weight, weight_by_grid),
     (check_merge, merge_by_gauss),
     (check_merge, merge_by_matrices),
 ]
@@ -157,6 +186,15 @@ WRONG = [
     (check_gain, lambda drift, noise: drift**2 / (drift**2 + noise**2), "known exactly"),
     (check_gain, lambda drift, noise: 1 - gain_by_formula(drift, noise), "weight of the old"),
     (check_gain, lambda drift, noise: (drift / noise) ** 2, "solve for alpha"),
+    (check_gain, lambda drift, noise: 2 * gain_by_formula(drift, noise), "twice too large"),
+    (check_learn_weight, lambda u: weight_by_scipy(u, start=0.0), "starts at zero"),
+    (check_learn_weight, lambda u: weight_by_scipy(u, ahead=2), "two samples ahead"),
+    (check_learn_weight, lambda u: 1 - weight_by_scipy(u), "weight of the past"),
+    (check_learn_weight, lambda u: 1.0, "contains u"),
+    (check_learn_weight, lambda u: 1.5, "at most 1"),
+    (check_learn_weight, lambda u: 0.3, "Minimize"),
+    (check_learn_weight, lambda u: None, "did you forget to return"),
+    (check_merge, merge_without_lengths, "length of its part"),
     (check_merge, lambda a, b, share: share * a + (1 - share) * b, "averages the two"),
     (check_merge, lambda a, b, share: merge_by_gauss(b, a, share), "changed places"),
     (check_merge, lambda a, b, share: merge_by_gauss(a, b, 1 - share), "first part makes up"),
