@@ -35,7 +35,7 @@ def lengths(name: str) -> Lengths:
                  and re.search(r"^## Exercises", cell.source, re.MULTILINE)), len(notebook.cells))
     main = notebook.cells[: stop + 1]
     text = "\n".join(cell.source for cell in main if cell.cell_type == "markdown")
-    text = text.split("\n## Exercises")[0]
+    text = re.split(r"^## Exercises", text, flags=re.MULTILINE)[0]
     code = [cell for cell in main if cell.cell_type == "code"]
     captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "") for cell in code]
     visible = [cell for cell in code if not FOLDED & set(cell.metadata.get("tags", ()))]
@@ -53,7 +53,7 @@ def lengths(name: str) -> Lengths:
 
 def count_words(text: str) -> int:
     """Words of Markdown, with a formula as one word and without the names of directives."""
-    text = re.sub(r"\$\$.*?\$\$", " formula ", text, flags=re.DOTALL)
+    text = re.sub(r"\$\$.*?\$\$( \(eq-[\w-]+\))?", " formula ", text, flags=re.DOTALL)
     text = re.sub(r"\$[^$\n]*\$", "formula", text)
     text = re.sub(r"^\s*(`{3,}|:{3,}|:\w+:).*$", "", text, flags=re.MULTILINE)
     return len([word for word in text.split() if re.search(r"\w", word)])
