@@ -12,16 +12,10 @@ from tools.contents import chapters, pages
 from tools.lengths import lengths
 
 ROOT = pathlib.Path(__file__).parents[1]
-<<<<<<< HEAD
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
-CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
-=======
 PAGES = pages()
 NOTEBOOKS = chapters()  # chapters and the pages that go deeper
 CHAPTERS = [name for name in NOTEBOOKS if not name.endswith("-deeper")]
 SECOND_EDITION = [name for name in CHAPTERS if f"{name}-deeper" in NOTEBOOKS]
->>>>>>> 9eab7da (Chapter memory on two pages; a tool counts what a reader meets)
 SOURCES = sorted(path.stem for path in (ROOT / "book" / "source").glob("*.md"))
 
 
@@ -187,16 +181,10 @@ def test_the_library_names_only_equations_that_exist():
 
 
 def test_bibliography_holds_what_is_cited():
-<<<<<<< HEAD
     bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     keys = set(re.findall(r"^@\w+\{(\S+),", bibliography, re.MULTILINE))
-    text = "\n".join(prose(name) for name in CHAPTERS)
-    text += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
-=======
-    keys = set(re.findall(r"^@\w+\{(\S+),", (ROOT / "book/references.bib").read_text(), re.MULTILINE))
     text = "\n".join(prose(name) for name in NOTEBOOKS)
-    text += "\n".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
->>>>>>> 9eab7da (Chapter memory on two pages; a tool counts what a reader meets)
+    text += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
     groups = re.findall(r"\{cite:\w+\}`([^`]+)`", text)
     cited = {key.strip() for group in groups for key in group.split(",")}
     assert cited <= keys

@@ -26,13 +26,7 @@ BUILT = ROOT / "_build" / "html" / "book"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 ADDRESS = CONFIG["repository"]["url"]
 BOOK = CONFIG["html"]["baseurl"]
-<<<<<<< HEAD
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
-CHAPTERS = [p.removeprefix("book/") for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
-=======
 CHAPTERS = chapters()
->>>>>>> 9eab7da (Chapter memory on two pages; a tool counts what a reader meets)
 
 
 @pytest.fixture(scope="module")

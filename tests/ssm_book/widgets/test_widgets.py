@@ -28,13 +28,7 @@ from tools.contents import chapters
 
 ROOT = pathlib.Path(__file__).parents[3]
 FOLDER = ROOT / "ssm_book" / "widgets"
-<<<<<<< HEAD:tests/ssm_book/widgets/test_widgets.py
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [page["file"] for part in TOC["parts"] for page in part["chapters"]]
-CHAPTERS = [p for p in PAGES if (ROOT / f"{p}.ipynb").exists()]
-=======
 CHAPTERS = [f"book/{name}" for name in chapters() if not name.endswith("-deeper")]
->>>>>>> 9eab7da (Chapter memory on two pages; a tool counts what a reader meets):tests/ssm_book/test_widgets.py
 
 
 class Engine:
