@@ -49,6 +49,7 @@ from ssm_book.exercises.memory import (
     check_gain,
     check_learn_weight,
     check_merge,
+    check_numbers_needed,
     check_part_mean,
     check_shortest_window,
     check_weight,

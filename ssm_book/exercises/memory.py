@@ -12,6 +12,7 @@ __all__ = [
     "check_gain",
     "check_learn_weight",
     "check_merge",
+    "check_numbers_needed",
     "check_part_mean",
     "check_shortest_window",
     "check_weight",
@@ -68,7 +69,8 @@ def check_average(average):
 def check_shortest_window(shortest_window):
     """Check ``shortest_window(alpha, low, high, error) -> W``."""
     cases = ((0.02, 10.0, 145.0, 0.01), (0.5, 0.0, 1.0, 0.2), (0.1, -3.0, 3.0, 1e-6),
-             (0.3, 100.0, 101.0, 0.4), (0.3, 1.0, 2.0, 0.6))
+             (0.3, 100.0, 101.0, 0.4), (0.3, 1.0, 2.0, 0.6),
+             (0.3, 1.0, 2.0, 2.5))
     for alpha, low, high, error in cases:
         def unavoidable(W, alpha=alpha, spread=high - low):
             return (1 - alpha) ** W * spread / 2
@@ -89,6 +91,33 @@ def check_shortest_window(shortest_window):
         right = unavoidable(got) <= error and (got == 0 or unavoidable(got - 1) > error)
         expect(right, f"{call} is {got:g}: {why}")
     passed("no function of a shorter window is good enough, and one of this window is")
+
+
+def check_numbers_needed(numbers_needed):
+    """Check ``numbers_needed(u, error) -> N``: coefficients until a polynomial fits well enough."""
+    t = (np.arange(2000) + 0.5) / 2000
+    rng = np.random.default_rng(9)
+    cases = ((np.sin(2 * np.pi * 5 * t), 0.01), (np.cos(2 * np.pi * 8.3 * t + 1), 1e-3),
+             (3 + np.cumsum(rng.standard_normal(2000)), 0.3))
+    for u, error in cases:
+        got = _number(numbers_needed(u.copy(), error), "numbers_needed")
+        errors = _polynomial_errors(u, 120)  # with 1, 2, ... coefficients
+        want = 1 + int(np.argmax(errors <= error))
+        if got == want:
+            continue
+        if got == want - 1 and got >= 1:
+            why = f"N counts coefficients from 1: the polynomial has degree N - 1 = {want - 1}."
+        elif got == 1 + int(np.argmax(errors * u.std() <= error)):
+            why = "error is in standard deviations of u: divide by u.std()."
+        elif got == 1 + int(np.argmax(errors**2 <= error)):
+            why = "That is the mean square; take its root."
+        elif 1 <= got == round(got) <= len(errors):
+            why = (f"With {got:.0f} coefficients the best polynomial has the error "
+                   f"{errors[int(got) - 1]:.3g}, and {error:g} is asked for.")
+        else:
+            why = "N is a whole number, at least 1."
+        expect(False, f"numbers_needed(u, {error:g}) is {got:g}. {why}")
+    passed("the smallest number of coefficients, for smooth signals and for a rough one")
 
 
 def check_part_mean(part_mean):
@@ -232,6 +261,20 @@ def _best_weight(u, **options):
         best = grid[np.argmin([_forecast_error(alpha, u, **options) for alpha in grid])]
         grid = np.clip(best + width * np.linspace(-1, 1, 101), 1e-6, 1)
     return float(best)
+
+
+def _polynomial_errors(u, most):
+    """Error of the best polynomial with 1 to ``most`` coefficients, in standard deviations of u, by
+    the three-term recurrence of polynomials that are orthogonal on the samples."""
+    z = np.linspace(-1, 1, len(u))
+    last, p = np.zeros_like(z), np.ones_like(z) / np.sqrt(len(u))
+    rest, errors = u.astype(float), []
+    for _ in range(most):
+        rest = rest - p * (p @ rest)
+        errors.append(np.sqrt(np.mean(rest**2)) / u.std())
+        following = z * p - p * (p @ (z * p)) - last * (last @ (z * p))
+        last, p = p, following / np.linalg.norm(following)
+    return np.array(errors)
 
 
 def _merge(first, second, share, lengths=None):

@@ -9,6 +9,7 @@ from ssm_book.exercises import (
     check_gain,
     check_learn_weight,
     check_merge,
+    check_numbers_needed,
     check_part_mean,
     check_shortest_window,
     check_weight,
@@ -47,8 +48,9 @@ def window_by_counting(alpha, low, high, error):
     return W
 
 
-def window_by_logarithm(alpha, low, high, error, spread=0.5):
-    return max(0, int(np.ceil(np.log(error / (spread * (high - low))) / np.log(1 - alpha))))
+def window_by_logarithm(alpha, low, high, error, spread=0.5, guard=True):
+    W = int(np.ceil(np.log(error / (spread * (high - low))) / np.log(1 - alpha)))
+    return max(0, W) if guard else W
 
 
 def part_mean_by_gauss(N, start, stop):
@@ -97,6 +99,25 @@ def weight_by_grid(u):
     return grid[np.argmin([forecast_error(alpha, u) for alpha in grid])]
 
 
+def needed_by_qr(u, error):
+    t = (np.arange(len(u)) + 0.5) / len(u)
+    Q = np.linalg.qr(basis("legs", 128, t))[0]
+    x = Q.T @ u
+    for N in range(1, 129):
+        if np.sqrt(np.mean((Q[:, :N] @ x[:N] - u) ** 2)) <= error * u.std():
+            return N
+    return 129
+
+
+def needed_by_least_squares(u, error):
+    z = np.linspace(-1, 1, len(u))
+    for degree in range(128):
+        fit = np.polynomial.Legendre.fit(z, u, degree)(z)
+        if np.sqrt(np.mean((fit - u) ** 2)) <= error * u.std():
+            return degree + 1
+    return 129
+
+
 def merge_without_lengths(first, second, share):
     whole = merge_by_gauss(first, 0 * second, share) / share
     return whole + merge_by_gauss(0 * first, second, share) / (1 - share)
@@ -135,6 +156,8 @@ RIGHT = [
     (check_part_mean, part_mean_by_integration),
     (check_gain, gain_by_formula),
     (check_gain, gain_by_iteration),
+    (check_numbers_needed, needed_by_qr),
+    (check_numbers_needed, needed_by_least_squares),
     (check_learn_weight, weight_by_scipy),
     (check_learn_weight, weight_by_grid),
     (check_merge, merge_by_gauss),
@@ -187,6 +210,13 @@ WRONG = [
     (check_gain, lambda drift, noise: 1 - gain_by_formula(drift, noise), "weight of the old"),
     (check_gain, lambda drift, noise: (drift / noise) ** 2, "solve for alpha"),
     (check_gain, lambda drift, noise: 2 * gain_by_formula(drift, noise), "twice too large"),
+    (check_shortest_window, lambda *a: window_by_logarithm(*a, guard=False), "whole number"),
+    (check_numbers_needed, lambda u, error: needed_by_qr(u, error) - 1, "counts coefficients"),
+    (check_numbers_needed, lambda u, error: needed_by_qr(u, error / u.std()), "divide by"),
+    (check_numbers_needed, lambda u, error: needed_by_qr(u, error**0.5), "take its root"),
+    (check_numbers_needed, lambda u, error: 40, "is asked for"),
+    (check_numbers_needed, lambda u, error: 2.5, "a whole number"),
+    (check_numbers_needed, lambda u, error: None, "did you forget to return"),
     (check_learn_weight, lambda u: weight_by_scipy(u, start=0.0), "starts at zero"),
     (check_learn_weight, lambda u: weight_by_scipy(u, ahead=2), "two samples ahead"),
     (check_learn_weight, lambda u: 1 - weight_by_scipy(u), "weight of the past"),
