@@ -188,6 +188,10 @@ class Chapter:
 
     on_index = on_target
 
+    def on_compound(self, node):
+        """The list of the pages below a chapter; its text links to them."""
+        return ""
+
     def on_paragraph(self, node):
         text = re.sub(r"\n+", "\n", self.inline(node))
         return re.sub(r"^(\d+(?=[.)]\s)|(?=[-+#>]\s))", r"\1\\", text, flags=re.MULTILINE)
