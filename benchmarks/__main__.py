@@ -13,10 +13,15 @@ BENCHMARKS = ("duality", "generation", "hippo", "s4", "scan", "scan_sweep")
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
-    parser.add_argument("names", nargs="+", choices=BENCHMARKS, metavar="NAME",
-                        help=", ".join(BENCHMARKS))
-    parser.add_argument("--plot", metavar="FOLDER", type=pathlib.Path,
-                        help="draw what is stored into a folder, instead of measuring")
+    parser.add_argument(
+        "names", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS)
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="draw what is stored into a folder, instead of measuring",
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
         module = importlib.import_module(f"benchmarks.{name}")

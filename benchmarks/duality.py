@@ -41,8 +41,13 @@ def run():
         for L in _lengths(longest)
     ]
     return {
-        "setup": {"channels": D, "batch": 1, "threads": 1, "pass": "forward",
-                  "dtype": {"attention, rnn": "float32", "recurrence, convolution": "float64"}},
+        "setup": {
+            "channels": D,
+            "batch": 1,
+            "threads": 1,
+            "pass": "forward",
+            "dtype": {"attention, rnn": "float32", "recurrence, convolution": "float64"},
+        },
         "checks": {"convolution_from_recurrence": difference},
         "rows": rows,
         "exponents": {name: _exponents(rows, name) for name in LONGEST},

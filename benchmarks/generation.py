@@ -56,8 +56,17 @@ class Size:
     device: str
 
 
-ON_CUDA = Size(768, 24, 12, 50280, prompt=2048, new=128, batches=(1, 2, 4, 8, 16, 32, 64, 128),
-               dtype=torch.bfloat16, device="cuda")
+ON_CUDA = Size(
+    768,
+    24,
+    12,
+    50280,
+    prompt=2048,
+    new=128,
+    batches=(1, 2, 4, 8, 16, 32, 64, 128),
+    dtype=torch.bfloat16,
+    device="cuda",
+)
 ON_CPU = Size(64, 4, 2, 256, prompt=64, new=16, batches=(1, 4), dtype=torch.float32, device="cpu")
 
 
@@ -71,11 +80,17 @@ def run(size=None):
     cuda = size.device == "cuda"
     return {
         **({"device": gpu.model()} if cuda else {}),
-        "setup": {**dataclasses.asdict(size), "dtype": str(size.dtype).removeprefix("torch."),
-                  "device": torch.cuda.get_device_name() if cuda else "cpu",
-                  "parameters": parameters, "repeats": REPEATS, "enough": ENOUGH,
-                  "too_long": TOO_LONG, "units": "seconds",
-                  "transformers": getattr(_transformers(), "__version__", "not installed")},
+        "setup": {
+            **dataclasses.asdict(size),
+            "dtype": str(size.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "parameters": parameters,
+            "repeats": REPEATS,
+            "enough": ENOUGH,
+            "too_long": TOO_LONG,
+            "units": "seconds",
+            "transformers": getattr(_transformers(), "__version__", "not installed"),
+        },
         "checks": checks,
         "rows": rows,
     }
@@ -89,17 +104,22 @@ def _contenders(size, dtype):
     like = {"device": size.device, "dtype": dtype}
     mamba = _mamba(size, like)
     models = {"ours": mamba, "ours_plain": mamba, "transformer": _transformer(size, like)}
-    contenders = {"ours": _Ours(mamba, cuda_graph=None),
-                  "ours_plain": _Ours(mamba, cuda_graph=False),
-                  "transformer": _Cached(models["transformer"])}
+    contenders = {
+        "ours": _Ours(mamba, cuda_graph=None),
+        "ours_plain": _Ours(mamba, cuda_graph=False),
+        "transformer": _Cached(models["transformer"]),
+    }
     if size.device == "cpu":  # where there are no graphs, both are the same
         del models["ours_plain"], contenders["ours_plain"]
     if _transformers():
-        models |= {"transformers_mamba": _their_mamba(mamba, like),
-                   "transformers_neox": _neox(size, like)}
+        models |= {
+            "transformers_mamba": _their_mamba(mamba, like),
+            "transformers_neox": _neox(size, like),
+        }
         contenders |= {name: _Theirs(models[name]) for name in models if name not in contenders}
-    return contenders, {name: sum(p.numel() for p in model.parameters())
-                        for name, model in models.items()}
+    return contenders, {
+        name: sum(p.numel() for p in model.parameters()) for name, model in models.items()
+    }
 
 
 def _transformers():
@@ -116,8 +136,9 @@ def _mamba(size, like):
 
 def _transformer(size, like):
     torch.manual_seed(0)
-    return Transformer(size.d_model, size.n_layer // 2, size.heads, size.vocabulary,
-                       size.prompt + size.new, **like).eval()
+    return Transformer(
+        size.d_model, size.n_layer // 2, size.heads, size.vocabulary, size.prompt + size.new, **like
+    ).eval()
 
 
 def _their_mamba(mamba, like):
@@ -131,10 +152,15 @@ def _neox(size, like):
     transformers = _transformers()
     torch.manual_seed(0)
     config = transformers.GPTNeoXConfig(
-        vocab_size=size.vocabulary, hidden_size=size.d_model, num_hidden_layers=size.n_layer // 2,
-        num_attention_heads=size.heads, intermediate_size=4 * size.d_model,
-        max_position_embeddings=size.prompt + size.new, tie_word_embeddings=True,
-        attn_implementation="sdpa")
+        vocab_size=size.vocabulary,
+        hidden_size=size.d_model,
+        num_hidden_layers=size.n_layer // 2,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.d_model,
+        max_position_embeddings=size.prompt + size.new,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+    )
     return transformers.GPTNeoXForCausalLM(config).to(**like).eval()
 
 
@@ -166,8 +192,13 @@ class _Theirs:
             seen()
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
-        return self.model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
-                                   max_new_tokens=new, stopping_criteria=[after_each])
+        return self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=new,
+            stopping_criteria=[after_each],
+        )
 
     def logits(self, ids):
         return self.model(ids, use_cache=False).logits
@@ -218,14 +249,18 @@ class Transformer(nn.Module):
         width = d_model // heads
         frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=device) / width)
         angle = torch.arange(longest, device=device)[:, None] * frequency  # (longest, width / 2)
-        rotation = torch.stack([torch.cat([angle.cos(), angle.cos()], dim=-1),
-                                torch.cat([-angle.sin(), angle.sin()], dim=-1)])
+        rotation = torch.stack(
+            [
+                torch.cat([angle.cos(), angle.cos()], dim=-1),
+                torch.cat([-angle.sin(), angle.sin()], dim=-1),
+            ]
+        )
         self.register_buffer("rotation", rotation.to(dtype or torch.get_default_dtype()))
 
     def forward(self, ids, cache=None, start=0, last=False):
         """Logits (b, L, vocabulary) of texts, or of one more token at ``start`` with a cache."""
         x = self.embedding(ids)  # (b, L, d_model)
-        rotation = self.rotation[:, start:start + ids.shape[1], None]  # (2, L, 1, width)
+        rotation = self.rotation[:, start : start + ids.shape[1], None]  # (2, L, 1, width)
         for i, layer in enumerate(self.layers):
             x = layer(x, rotation, None if cache is None else cache[i], start)
         return functional.linear(self.norm(x[:, -1:] if last else x), self.embedding.weight)
@@ -252,17 +287,18 @@ class _Layer(nn.Module):
 
     def _attention(self, x, rotation, cache, start):
         b, L, d_model = x.shape
-        qk, v = self.qkv(x).view(b, L, 3 * self.heads, -1).split(
-            [2 * self.heads, self.heads], dim=2)
+        qk, v = (
+            self.qkv(x).view(b, L, 3 * self.heads, -1).split([2 * self.heads, self.heads], dim=2)
+        )
         turned = qk.roll(qk.shape[-1] // 2, dims=-1)
         q, k = torch.addcmul(qk * rotation[0], turned, rotation[1]).chunk(2, dim=2)
         q, k, v = (M.transpose(1, 2) for M in (q, k, v))  # (b, heads, L, width)
         if cache is not None:
-            cache[0, :, :, start:start + L], cache[1, :, :, start:start + L] = k, v
+            cache[0, :, :, start : start + L], cache[1, :, :, start : start + L] = k, v
         if L > 1:
             y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            y = _attend_to_all(q, *cache[:, :, :, :start + 1]) if cache is not None else v
+            y = _attend_to_all(q, *cache[:, :, :, : start + 1]) if cache is not None else v
         return y.transpose(1, 2).reshape(b, L, d_model)
 
 
@@ -337,12 +373,14 @@ def _checks(size):
     checks = {"transformer_steps": _error_of_steps(contenders["transformer"].model, size)}
     if "transformers_mamba" in contenders:
         ids = _prompt(size, b, L)
-        checks["transformers_mamba"] = _distance(contenders["transformers_mamba"].logits(ids),
-                                                 contenders["ours"].logits(ids))
+        checks["transformers_mamba"] = _distance(
+            contenders["transformers_mamba"].logits(ids), contenders["ours"].logits(ids)
+        )
     for name, contender in contenders.items():
         tokens = contender(_prompt(size, b, L), new, lambda: None)
-        checks[f"{name}_tokens"] = _shortfall(contender.logits(tokens[:, :-1])[:, -new:],
-                                              tokens[:, -new:])
+        checks[f"{name}_tokens"] = _shortfall(
+            contender.logits(tokens[:, :-1])[:, -new:], tokens[:, -new:]
+        )
     wrong = {name: error for name, error in checks.items() if not error < TOLERANCE}
     if wrong:
         raise AssertionError(f"these differ by more than {TOLERANCE:g}: {wrong}")
@@ -355,7 +393,7 @@ def _error_of_steps(transformer, size):
     ids = _prompt(size, b, L + new)
     cache = transformer.allocate_cache(b, L + new)
     pieces = [transformer(ids[:, :L], cache)]
-    pieces += [transformer(ids[:, t:t + 1], cache, start=t) for t in range(L, L + new)]
+    pieces += [transformer(ids[:, t : t + 1], cache, start=t) for t in range(L, L + new)]
     return _distance(torch.cat(pieces, dim=1), transformer(ids))
 
 
@@ -408,8 +446,11 @@ def _measured(contender, prompt, new, warmed):
         if prompt.is_cuda:
             torch.cuda.empty_cache()
     times = {kind: summary([run[kind] for run in runs]) for kind in runs[0]}
-    return {"tokens_per_second": len(prompt) * new / times["total"]["median"], "runs": len(runs),
-            **times}
+    return {
+        "tokens_per_second": len(prompt) * new / times["total"]["median"],
+        "runs": len(runs),
+        **times,
+    }
 
 
 def _runs(contender, prompt, new):
@@ -438,8 +479,11 @@ def _timed(contender, prompt, new):
     contender(prompt, new, seen)
     wait()
     end = time.perf_counter()
-    return {"total": end - start, "prefill": first[0] - start,
-            "token": (end - first[0]) / (new - 1)}
+    return {
+        "total": end - start,
+        "prefill": first[0] - start,
+        "token": (end - first[0]) / (new - 1),
+    }
 
 
 def _beside_ours(row):
@@ -464,8 +508,11 @@ def figure(results):
     fig, axes = plt.subplots(figsize=(7.2, 4))
     setup, rows = results["setup"], results["rows"]
     for name in rows[0]["contenders"]:
-        points = [(row["batch"], row["contenders"][name]["tokens_per_second"]) for row in rows
-                  if "tokens_per_second" in row["contenders"][name]]
+        points = [
+            (row["batch"], row["contenders"][name]["tokens_per_second"])
+            for row in rows
+            if "tokens_per_second" in row["contenders"][name]
+        ]
         if points:
             axes.loglog(*zip(*points), marker="o", base=2, label=name.replace("_", " "))
     axes.set_xticks([row["batch"] for row in rows])
@@ -473,8 +520,10 @@ def figure(results):
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("batch size")
     axes.set_ylabel("new tokens a second")
-    axes.set_title(f"Prompt {setup['prompt']:,}, {setup['new']} new tokens, {setup['dtype']}, "
-                   + (results["machine"]["processor"] if setup["device"] == "cpu"
-                      else setup["device"]), fontsize=9)
+    axes.set_title(
+        f"Prompt {setup['prompt']:,}, {setup['new']} new tokens, {setup['dtype']}, "
+        + (results["machine"]["processor"] if setup["device"] == "cpu" else setup["device"]),
+        fontsize=9,
+    )
     axes.legend()
     return fig

@@ -31,14 +31,23 @@ def run():
     steps_per_second = _speeds(u)
     ours = steps_per_second["legs"]["median"]
     return {
-        "setup": {"N": N, "samples": L, "dt": DT, "band_limit_hz": CUTOFF, "rms": RMS,
-                  "threads": 1, "compiled": legs_update.njit is not None},
+        "setup": {
+            "N": N,
+            "samples": L,
+            "dt": DT,
+            "band_limit_hz": CUTOFF,
+            "rms": RMS,
+            "threads": 1,
+            "compiled": legs_update.njit is not None,
+        },
         "checks": checks,
         "steps_per_second": steps_per_second,
         "times_faster": {name: ours / row["median"] for name, row in steps_per_second.items()},
         "mean_squared_error": _errors(),
-        "paper": {"steps_per_second": {"legs": 470_000},
-                  "mean_squared_error": {"legs": 0.02, "lmu": 0.05, "lstm": 0.25}},
+        "paper": {
+            "steps_per_second": {"legs": 470_000},
+            "mean_squared_error": {"legs": 0.02, "lmu": 0.05, "lstm": 0.25},
+        },
     }
 
 
@@ -127,8 +136,13 @@ def _speeds(u):
     rows = {}
     for name, (steps, function, repeats) in runs.items():
         time = seconds(function, repeats=repeats)
-        rows[name] = {"steps": steps, "repeats": repeats, "median": steps / time["median"],
-                      "min": steps / time["max"], "max": steps / time["min"]}
+        rows[name] = {
+            "steps": steps,
+            "repeats": repeats,
+            "median": steps / time["median"],
+            "min": steps / time["max"],
+            "max": steps / time["min"],
+        }
         print(f"  {name:14} {rows[name]['median']:12,.0f} steps/s", flush=True)
     return rows
 
@@ -169,8 +183,11 @@ def _torch_cells(u, steps=5_000):
             for sample in inputs[:, 0, 0]:
                 x = torch.addmv(B * sample, A, x)
 
-    return {"lstm_cell": (steps, lstm_cell, 5), "lstm_layer": (steps, lstm_layer, 5),
-            "legt_cell": (steps, legt_cell, 5)}
+    return {
+        "lstm_cell": (steps, lstm_cell, 5),
+        "lstm_layer": (steps, lstm_layer, 5),
+        "legt_cell": (steps, legt_cell, 5),
+    }
 
 
 # --- what is kept -------------------------------------------------------------------------------
@@ -208,5 +225,8 @@ def _chunks(size=20_000):
 
 
 def _summary(values):
-    return {"median": float(np.median(values)), "min": float(values.min()),
-            "max": float(values.max())}
+    return {
+        "median": float(np.median(values)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }

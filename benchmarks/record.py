@@ -12,8 +12,16 @@ import sys
 import time
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-_PACKAGES = ("numpy", "scipy", "torch", "triton", "numba", "mamba-ssm", "mambapy",
-             "accelerated-scan")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "triton",
+    "numba",
+    "mamba-ssm",
+    "mambapy",
+    "accelerated-scan",
+)
 
 
 def stopwatch(function):

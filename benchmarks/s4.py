@@ -27,10 +27,20 @@ from ssm_core.s4.diagonal import Diagonal
 
 # Sizes for a GPU, and those that one core of a processor takes in about three minutes.
 SIZES = {
-    "cuda": {"widths": (128, 256, 512), "L": 1024, "sums": {"H": 256, "N": 64, "L": 16384},
-             "channels": 64, "repeats": 15},
-    "cpu": {"widths": (64, 128, 256), "L": 1024, "sums": {"H": 8, "N": 64, "L": 8192},
-            "channels": 4, "repeats": 5},
+    "cuda": {
+        "widths": (128, 256, 512),
+        "L": 1024,
+        "sums": {"H": 256, "N": 64, "L": 16384},
+        "channels": 64,
+        "repeats": 15,
+    },
+    "cpu": {
+        "widths": (64, 128, 256),
+        "L": 1024,
+        "sums": {"H": 8, "N": 64, "L": 8192},
+        "channels": 4,
+        "repeats": 5,
+    },
 }
 LENGTHS = [2**k for k in range(10, 17)]  # at N = 64
 STATE_SIZES = [32, 64, 128, 256, 512]  # at L = 4096, and for one step
@@ -44,8 +54,12 @@ def run():
     sizes = SIZES[device]
     torch.set_num_threads(1)
     results = {
-        "setup": {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                  "threads": 1, "units": "seconds, bytes", **sizes},
+        "setup": {
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "threads": 1,
+            "units": "seconds, bytes",
+            **sizes,
+        },
         "layers": [_layer_row(device, width, sizes) for width in sizes["widths"]],
         "cauchy": _sums_row(device, _CAUCHY, _cauchy_inputs, sizes),
         "vandermonde": _sums_row(device, _VANDERMONDE, _vandermonde_inputs, sizes),
@@ -103,8 +117,11 @@ def _dense_like(layer):
     return dense
 
 
-_LAYERS = {"dense": lambda width: Dense(width, width), "s4": lambda width: S4(width, width),
-           "s4d": lambda width: S4D(width, width)}
+_LAYERS = {
+    "dense": lambda width: Dense(width, width),
+    "s4": lambda width: S4(width, width),
+    "s4d": lambda width: S4D(width, width),
+}
 
 
 def _layer_row(device, width, sizes):
@@ -117,13 +134,19 @@ def _layer_row(device, width, sizes):
         difference = _distance(dense.kernel(sizes["L"]), exact)
     if not difference < 1e-2:
         raise AssertionError(f"powers of a dense matrix differ from S4 by {difference:.3g}")
-    runs = _in_turns(device, {name: _layer_pass(device, name, width, sizes["L"])
-                              for name in _LAYERS}, sizes["repeats"], recorded=False)
+    runs = _in_turns(
+        device,
+        {name: _layer_pass(device, name, width, sizes["L"]) for name in _LAYERS},
+        sizes["repeats"],
+        recorded=False,
+    )
     row = {"width": width, "error_of_powers": difference}
     for name in _LAYERS:
-        row[name] = {"seconds": summary(runs[name]),
-                     "times_slower": _ratios(runs[name], runs["s4"]),
-                     "peak_bytes": _peak(device, _layer_pass, device, name, width, sizes["L"])}
+        row[name] = {
+            "seconds": summary(runs[name]),
+            "times_slower": _ratios(runs[name], runs["s4"]),
+            "peak_bytes": _peak(device, _layer_pass, device, name, width, sizes["L"]),
+        }
     print("  ", row, flush=True)
     return row
 
@@ -151,7 +174,8 @@ def _cauchy_inputs(device, H, N, L):
     poles = torch.tensor(dplr("legs", N)[0][: N // 2]) * dt
     weights = torch.randn(H, 4, N // 2, dtype=torch.complex128, generator=generator)
     z = 0.999 ** (1024 / L) * torch.exp(
-        -1j * torch.arange(L + 1, dtype=torch.float64) * math.pi / L)
+        -1j * torch.arange(L + 1, dtype=torch.float64) * math.pi / L
+    )
     s = 2 * (1 - z) / (1 + z)
     return [weights.to(device), poles.to(device), s.to(device)]
 
@@ -194,10 +218,16 @@ def _in_single(function):
     return lambda *x: function(*(y.to(to[y.dtype]) if torch.is_tensor(y) else y for y in x))
 
 
-_CAUCHY = {"ours": _cauchy_ours, "naive_complex128": _cauchy_naive,
-           "naive_complex64": _in_single(_cauchy_naive)}
-_VANDERMONDE = {"ours": _vandermonde_ours, "naive_complex128": _vandermonde_naive,
-                "naive_complex64": _in_single(_vandermonde_naive)}
+_CAUCHY = {
+    "ours": _cauchy_ours,
+    "naive_complex128": _cauchy_naive,
+    "naive_complex64": _in_single(_cauchy_naive),
+}
+_VANDERMONDE = {
+    "ours": _vandermonde_ours,
+    "naive_complex128": _vandermonde_naive,
+    "naive_complex64": _in_single(_vandermonde_naive),
+}
 
 
 def _sums_row(device, contenders, make, sizes):
@@ -220,18 +250,25 @@ def _sums_row(device, contenders, make, sizes):
     row = dict(shape)
     for name, function in contenders.items():
         error = _distance(
-            function(*(x.to(device) if torch.is_tensor(x) else x for x in small)).cpu(), exact)
+            function(*(x.to(device) if torch.is_tensor(x) else x for x in small)).cpu(), exact
+        )
         if not error < (1e-2 if name.endswith("64") else 1e-9):
             raise AssertionError(f"{name} is off by {error:.3g}")
         row[name] = {"error": error}
-    times = {kind: _in_turns(device, {name: lambda f=function, one=one: one(f)
-                                      for name, function in contenders.items()}, sizes["repeats"])
-             for kind, one in (("forward", forward), ("forward_and_backward", both))}
+    times = {
+        kind: _in_turns(
+            device,
+            {name: lambda f=function, one=one: one(f) for name, function in contenders.items()},
+            sizes["repeats"],
+        )
+        for kind, one in (("forward", forward), ("forward_and_backward", both))
+    }
     for name in contenders:
         row[name] |= {
             "seconds": {kind: summary(runs[name]) for kind, runs in times.items()},
-            "times_slower": {kind: _ratios(runs[name], runs["ours"])
-                             for kind, runs in times.items()},
+            "times_slower": {
+                kind: _ratios(runs[name], runs["ours"]) for kind, runs in times.items()
+            },
             "peak_bytes": _peak(device, _sums_pass, device, contenders is _CAUCHY, name, shape),
         }
     print("  ", row, flush=True)
@@ -257,22 +294,30 @@ def _sums_pass(device, cauchy, name, shape):
 def _scaling(device, sizes):
     """Times of kernels against L and N and of one step against N, and the exponents of both."""
     rows = []
-    kernels = {"dense": lambda H, N: Dense(H, N), "dplr": lambda H, N: S4(H, N),
-               "diagonal": lambda H, N: S4D(H, N)}
+    kernels = {
+        "dense": lambda H, N: Dense(H, N),
+        "dplr": lambda H, N: S4(H, N),
+        "diagonal": lambda H, N: S4D(H, N),
+    }
     sweeps = {"L": [(64, L) for L in LENGTHS], "N": [(N, 4096) for N in STATE_SIZES]}
     for against, cases in sweeps.items():
         for N, L in cases:
             layers = {name: make(sizes["channels"], N).to(device) for name, make in kernels.items()}
             kernel_of = {name: _no_grad(layer.kernel, L) for name, layer in layers.items()}
-            runs = _in_turns(device, {"dense": kernel_of.pop("dense")}, sizes["repeats"],
-                             recorded=False)
+            runs = _in_turns(
+                device, {"dense": kernel_of.pop("dense")}, sizes["repeats"], recorded=False
+            )
             runs |= _in_turns(device, kernel_of, sizes["repeats"])
-            rows += [{"what": name, "against": against, "N": N, "L": L, "seconds": summary(times)}
-                     for name, times in runs.items()]
+            rows += [
+                {"what": name, "against": against, "N": N, "L": L, "seconds": summary(times)}
+                for name, times in runs.items()
+            ]
     for N in STATE_SIZES:
         runs = _in_turns(device, _steps(device, N), 3 * sizes["repeats"])
-        rows += [{"what": name, "against": "N", "N": N, "L": 1, "seconds": summary(times)}
-                 for name, times in runs.items()]
+        rows += [
+            {"what": name, "against": "N", "N": N, "L": 1, "seconds": summary(times)}
+            for name, times in runs.items()
+        ]
     groups = itertools.groupby(sorted(rows, key=_curve), key=_curve)
     exponents = {}
     for (what, against), curve in groups:
@@ -318,8 +363,12 @@ def _accuracy():
 
     Largest difference over the largest output of white noise, 4 channels of 64 states.
     """
-    makers = {"legs": lambda: S4(4, measure="legs"), "legt": lambda: S4(4, measure="legt"),
-              "fout": lambda: S4(4, measure="fout"), "s4d": lambda: S4D(4)}
+    makers = {
+        "legs": lambda: S4(4, measure="legs"),
+        "legt": lambda: S4(4, measure="legt"),
+        "fout": lambda: S4(4, measure="fout"),
+        "s4d": lambda: S4D(4),
+    }
     rows = []
     for name, make in makers.items():
         torch.manual_seed(0)
@@ -335,11 +384,17 @@ def _accuracy():
             exact = layer.double()(u.double())
         for L, convolution in zip(lengths, convolutions):
             largest = exact[:, :L].abs().max()
-            rows.append({"layer": name, "L": L} | {
-                kind: ((x - y[:, :L]).abs().max() / largest).item()
-                for kind, x, y in (("between", convolution, recurrence),
-                                   ("convolution", convolution, exact),
-                                   ("recurrence", recurrence[:, :L], exact))})
+            rows.append(
+                {"layer": name, "L": L}
+                | {
+                    kind: ((x - y[:, :L]).abs().max() / largest).item()
+                    for kind, x, y in (
+                        ("between", convolution, recurrence),
+                        ("convolution", convolution, exact),
+                        ("recurrence", recurrence[:, :L], exact),
+                    )
+                }
+            )
         print("  ", rows[-1], flush=True)
     return rows
 

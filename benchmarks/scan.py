@@ -34,13 +34,23 @@ def run():
 
 
 def _run_on_cpu():
-    contenders = {"ours": _ours, "loop": _loop, "loop_all_at_once": _loop_all_at_once,
-                  **_mamba_py(), **_accelerated_scan("ref")}
+    contenders = {
+        "ours": _ours,
+        "loop": _loop,
+        "loop_all_at_once": _loop_all_at_once,
+        **_mamba_py(),
+        **_accelerated_scan("ref"),
+    }
     row = _row(CPU_SHAPE, contenders, torch.float32, repeats=11)
     return {
-        "setup": {"device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(),
-                  "threads_of_loop": _loop.threads, "inputs": "u, delta > 0, A = -(1..n), B, C, D",
-                  "units": "seconds"},
+        "setup": {
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": torch.get_num_threads(),
+            "threads_of_loop": _loop.threads,
+            "inputs": "u, delta > 0, A = -(1..n), B, C, D",
+            "units": "seconds",
+        },
         "rows": [row],
     }
 
@@ -58,9 +68,14 @@ def _run_on_cuda():
         torch.cuda.empty_cache()
     return {
         "device": gpu.model(),
-        "setup": {"device": torch.cuda.get_device_name(), "dtype": "bfloat16",
-                  "inputs": baseline["inputs"], "units": "seconds", "baseline": baseline["device"],
-                  "baseline_software": baseline["software"]},
+        "setup": {
+            "device": torch.cuda.get_device_name(),
+            "dtype": "bfloat16",
+            "inputs": baseline["inputs"],
+            "units": "seconds",
+            "baseline": baseline["device"],
+            "baseline_software": baseline["software"],
+        },
         "rows": rows,
     }
 
@@ -173,8 +188,11 @@ def _row(shape, contenders, dtype, repeats):
             rows[name] = {"left_out": f"its states take {states / 2**30:.0f} GiB"}
         else:
             rows[name] = {"largest_error": _largest_error(function, shape, dtype)}
-    right = [name for name, row in rows.items()
-             if row.get("largest_error", float("inf")) < TOLERANCE[dtype]]
+    right = [
+        name
+        for name, row in rows.items()
+        if row.get("largest_error", float("inf")) < TOLERANCE[dtype]
+    ]
     times = _times({name: contenders[name] for name in right}, shape, dtype, repeats)
     for name in right:
         rows[name]["seconds"] = {kind: summary(runs[name]) for kind, runs in times.items()}
@@ -261,15 +279,24 @@ def _times(contenders, shape, dtype, repeats):
 
     passes = {"forward": forward, "forward_and_backward": both}
     cuda = torch.cuda.is_available()
-    times = {kind + "_call" * cuda: in_turns({name: _on_each(one_pass, function, copies)
-                                              for name, function in contenders.items()}, repeats,
-                                             clock=gpu.clock if cuda else stopwatch)
-             for kind, one_pass in passes.items()}
+    times = {
+        kind + "_call" * cuda: in_turns(
+            {name: _on_each(one_pass, function, copies) for name, function in contenders.items()},
+            repeats,
+            clock=gpu.clock if cuda else stopwatch,
+        )
+        for kind, one_pass in passes.items()
+    }
     if cuda:
         for kind, one_pass in {**passes, "backward": None}.items():
-            times[kind] = in_turns({name: _recorded(one_pass, function, copies, weights)
-                                    for name, function in contenders.items()}, repeats,
-                                   clock=gpu.clock)
+            times[kind] = in_turns(
+                {
+                    name: _recorded(one_pass, function, copies, weights)
+                    for name, function in contenders.items()
+                },
+                repeats,
+                clock=gpu.clock,
+            )
     return times
 
 
@@ -332,7 +359,9 @@ def figure(results):
             axes.set_title(f"{kind.replace('_', ' ')}: {shape}", fontsize=8)
         pair[1].tick_params(labelleft=False)
     panels[-1, 0].set_xlabel("seconds, median")
-    fig.suptitle(f"Selective scan, {results['setup']['dtype']}, {results['machine']['processor']}"
-                 if results["setup"]["device"] == "cpu" else
-                 f"Selective scan, {results['setup']['dtype']}, {results['setup']['device']}")
+    fig.suptitle(
+        f"Selective scan, {results['setup']['dtype']}, {results['machine']['processor']}"
+        if results["setup"]["device"] == "cpu"
+        else f"Selective scan, {results['setup']['dtype']}, {results['setup']['device']}"
+    )
     return fig

@@ -47,8 +47,10 @@ def run():
             with mock.patch.object(plan, "TUNING", plan.Tuning(**changes)):
                 row = _row(shape, {"ours": _ours}, torch.bfloat16, repeats=15)["contenders"]["ours"]
             plain = plain or row
-            faster = {kind: plain["seconds"][kind]["median"] / times["median"]
-                      for kind, times in row.get("seconds", {}).items()}
+            faster = {
+                kind: plain["seconds"][kind]["median"] / times["median"]
+                for kind, times in row.get("seconds", {}).items()
+            }
             rows.append({**shape, "changes": changes, **row, "times_faster": faster})
             short = {kind: round(x, 3) for kind, x in faster.items()}
             print("  ", shape, changes, short, flush=True)

@@ -14,8 +14,11 @@ from experiments.collect import collect
 from experiments.settings import DEFAULTS, Settings, settings
 from experiments.tasks import MODELS, TASKS, make_task
 
-OPTIONS = {name: kind for name, kind in typing.get_type_hints(Settings).items()
-           if name not in ("task", "model", "seed")}
+OPTIONS = {
+    name: kind
+    for name, kind in typing.get_type_hints(Settings).items()
+    if name not in ("task", "model", "seed")
+}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -36,27 +39,43 @@ def main(words: list[str] | None = None) -> None:
 
 def _train_arguments(parser):
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("models", nargs="+", metavar="model",
-                        help="; ".join(f"{task}: {', '.join(names)}" for task, names in MODELS.items()))
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="model",
+        help="; ".join(f"{task}: {', '.join(names)}" for task, names in MODELS.items()),
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     _folder_argument(parser)
-    parser.add_argument("--minutes", type=float, default=math.inf,
-                        help="for each network; then save and stop")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="for each network; then save and stop"
+    )
     _data_argument(parser)
     for name, kind in OPTIONS.items():
-        values = ", ".join(f"{usual[name]} ({task})" for task, usual in DEFAULTS.items()
-                           if name in usual)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"by default {values}",
-                            choices=harness.SCHEDULES if name == "schedule" else None)
+        values = ", ".join(
+            f"{usual[name]} ({task})" for task, usual in DEFAULTS.items() if name in usual
+        )
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            help=f"by default {values}",
+            choices=harness.SCHEDULES if name == "schedule" else None,
+        )
 
 
 def _folder_argument(parser):
-    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs"),
-                        help="where states and logs are kept, and found again")
+    parser.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        default=pathlib.Path("runs"),
+        help="where states and logs are kept, and found again",
+    )
 
 
 def _data_argument(parser):
-    parser.add_argument("--data", help="folder with the files of MNIST; missing ones are downloaded")
+    parser.add_argument(
+        "--data", help="folder with the files of MNIST; missing ones are downloaded"
+    )
 
 
 def _train(arguments):
@@ -69,8 +88,13 @@ def _train(arguments):
 
 
 def _lengths_arguments(parser):
-    parser.add_argument("states", nargs="+", type=pathlib.Path, metavar="state",
-                        help="a NAME.pt of the task induction or copying")
+    parser.add_argument(
+        "states",
+        nargs="+",
+        type=pathlib.Path,
+        metavar="state",
+        help="a NAME.pt of the task induction or copying",
+    )
     parser.add_argument("--longest", type=int, default=lengths.LONGEST)
 
 

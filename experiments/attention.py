@@ -21,15 +21,22 @@ class PooledTransformer(nn.Module):
         super().__init__()
         self.encoder = nn.Linear(1, width)
         self.position = nn.Parameter(0.02 * torch.randn(length, width))
-        layer = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=4 * width,
-                                           dropout=dropout, activation="gelu", batch_first=True,
-                                           norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            nhead=4,
+            dim_feedforward=4 * width,
+            dropout=dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.decoder = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
     def forward(self, u):
-        with torch.autocast(u.device.type, torch.bfloat16, enabled=u.is_cuda,
-                            cache_enabled=False):  # flash attention: a ninth of the memory
+        with torch.autocast(
+            u.device.type, torch.bfloat16, enabled=u.is_cuda, cache_enabled=False
+        ):  # flash attention: a ninth of the memory
             y = self.layers(self.encoder(u) + self.position)
         return self.decoder(y.float().mean(1))
 
@@ -65,8 +72,9 @@ class AttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.hidden = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(),
-                                    nn.Linear(hidden, width))
+        self.hidden = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
 
     def forward(self, x, turns, state):
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
@@ -128,8 +136,9 @@ def causal_product(q, k, v, state=None, chunk=CHUNK):
         (y, state): y (B, heads, L, f), and the sum after the last position.
     """
     L = q.shape[2]
-    q, k, v = (functional.pad(x, (0, 0, 0, -L % chunk)).unflatten(2, (-1, chunk))
-               for x in (q, k, v))  # (B, heads, chunks, chunk, ·)
+    q, k, v = (
+        functional.pad(x, (0, 0, 0, -L % chunk)).unflatten(2, (-1, chunk)) for x in (q, k, v)
+    )  # (B, heads, chunks, chunk, ·)
     added = k.mT @ v  # (B, heads, chunks, e, f)
     first = torch.zeros_like(added[:, :, :1]) if state is None else state[:, :, None]
     sums = torch.cat([first, added], dim=2).cumsum(2)

@@ -39,9 +39,13 @@ def draw(path: pathlib.Path, data: str | None = None) -> pathlib.Path:
         raise AssertionError(f"the recurrence differs from the convolution by {difference:.3g}")
     place = harness.place()
     results = {
-        "machine": place["machine"], "software": place["software"],
-        "setup": {"device": place["name"], "given": GIVEN,
-                  "units": "pixels as two hexadecimal digits each, row by row"},
+        "machine": place["machine"],
+        "software": place["software"],
+        "setup": {
+            "device": place["name"],
+            "given": GIVEN,
+            "units": "pixels as two hexadecimal digits each, row by row",
+        },
         "difference": difference,
         "originals": [bytes(x).hex() for x in originals.tolist()],
         "completed": [bytes(x).hex() for x in pixels[:, 1 + GIVEN :].tolist()],

@@ -67,8 +67,13 @@ def _epoch(run, deadline):
     number, done = divmod(run.step, run.task.batches)
     batches = enumerate(run.task.epoch(number))
     if tqdm is not None:
-        batches = tqdm(batches, total=run.task.batches, leave=False, disable=None,
-                       desc=f"{run.settings.name}, epoch {number + 1}")
+        batches = tqdm(
+            batches,
+            total=run.task.batches,
+            leave=False,
+            disable=None,
+            desc=f"{run.settings.name}, epoch {number + 1}",
+        )
     if not done:
         run.loss.zero_()
     run.model.train()
@@ -117,7 +122,12 @@ class _Run:
     """A network in training, with all that it takes to go on after a stop."""
 
     def __init__(self, task, folder, graph):
-        self.settings, self.task, self.folder, self.device = task.settings, task, folder, task.device
+        self.settings, self.task, self.folder, self.device = (
+            task.settings,
+            task,
+            folder,
+            task.device,
+        )
         settings, device = self.settings, self.device
         self.schedule = SCHEDULES[settings.schedule]
         self.model = task.network().to(device)
@@ -131,8 +141,11 @@ class _Run:
         loss = self.loss.item() / self.task.batches
         if not math.isfinite(loss):
             raise FloatingPointError(f"{self.settings.name}: the loss is {loss}")
-        entry = {"epoch": self.step // self.task.batches, "seconds": round(self.seconds, 2),
-                 "loss": loss}
+        entry = {
+            "epoch": self.step // self.task.batches,
+            "seconds": round(self.seconds, 2),
+            "loss": loss,
+        }
         if self.device == "cuda":
             entry["peak_bytes"] = torch.cuda.max_memory_allocated()
         self.log.append(entry | measured)
@@ -142,9 +155,15 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = dataclasses.asdict(self.settings)
         state = {
-            "place": place(), "settings": settings, "steps": self.steps, "step": self.step,
-            "seconds": self.seconds, "log": self.log, "loss": self.loss,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "place": place(),
+            "settings": settings,
+            "steps": self.steps,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+            "loss": self.loss,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if self.device == "cuda" else None,
         }
@@ -257,6 +276,9 @@ class _Graph(_Update):
 def place():
     """Where a run was trained, in the words of the files of results."""
     cuda = torch.cuda.is_available()
-    return {"device": gpu.model() if cuda else "cpu",
-            "name": torch.cuda.get_device_name() if cuda else "cpu",
-            "machine": record.machine(), "software": record.software()}
+    return {
+        "device": gpu.model() if cuda else "cpu",
+        "name": torch.cuda.get_device_name() if cuda else "cpu",
+        "machine": record.machine(),
+        "software": record.software(),
+    }

@@ -42,8 +42,9 @@ def _accuracy(task, model, length):
     """The share of right answers, on other sequences than those of the measurements in training."""
     piece = None if task.settings.model in WHOLE else min(length, PIECE)
     rows = min(TESTED, task.settings.batch)
-    parts = [task.sequences(rows, length, np.random.default_rng([1, i]))
-             for i in range(TESTED // rows)]
+    parts = [
+        task.sequences(rows, length, np.random.default_rng([1, i])) for i in range(TESTED // rows)
+    ]
     return sum(task.accuracy(model, *part, piece) for part in parts) / len(parts)
 
 

@@ -32,8 +32,15 @@ D_STATE = 64  # of S4 and S4D
 def of_signals(name, outputs, *, width, layers, dropout, pool, length):
     """A network of signals by name. ``width`` is that of S4; others get as many parameters."""
     if name in _SSMS:
-        return SequenceModel(1, outputs, d_model=width, n_layers=layers, dropout=dropout, pool=pool,
-                             ssm=lambda d: _SSMS[name](d, D_STATE))
+        return SequenceModel(
+            1,
+            outputs,
+            d_model=width,
+            n_layers=layers,
+            dropout=dropout,
+            pool=pool,
+            ssm=lambda d: _SSMS[name](d, D_STATE),
+        )
     if not pool:
         raise ValueError(f"model is {name!r}, expected one of {', '.join(_SSMS)} for this task")
 
@@ -42,8 +49,9 @@ def of_signals(name, outputs, *, width, layers, dropout, pool, length):
             return LSTM(nn.Identity(), 1, width, outputs, dropout=dropout, pool=True)
         return PooledTransformer(outputs, width, layers, dropout, length)
 
-    s4 = of_signals("s4", outputs, width=width, layers=layers, dropout=dropout, pool=pool,
-                    length=length)
+    s4 = of_signals(
+        "s4", outputs, width=width, layers=layers, dropout=dropout, pool=pool, length=length
+    )
     return closest(other, range(8, 4 * width, 8), parameters(s4))
 
 
@@ -123,9 +131,16 @@ class Mamba(nn.Module):
 
     def __init__(self, vocab, width, layers, dt_min):
         super().__init__()
-        self.lm = MambaLM(MambaConfig(d_model=width, n_layer=layers, vocab_size=vocab,
-                                      tie_embeddings=False, initializer_range=1.0,
-                                      ssm_cfg={"dt_min": dt_min, "dt_init_floor": dt_min}))
+        self.lm = MambaLM(
+            MambaConfig(
+                d_model=width,
+                n_layer=layers,
+                vocab_size=vocab,
+                tie_embeddings=False,
+                initializer_range=1.0,
+                ssm_cfg={"dt_min": dt_min, "dt_init_floor": dt_min},
+            )
+        )
 
     def forward(self, tokens, state=None, *, last=0, return_state=False):
         if return_state and state is None:

@@ -38,8 +38,9 @@ def induction_heads(batch, length, vocab, generator):
 def associative_recall(batch, pairs, vocab, queries, generator):
     """Inputs (batch, 2 · pairs + queries) and targets (batch, queries)."""
     keys = _distinct(batch, vocab // 2, pairs, generator)
-    values = torch.randint(vocab // 2, vocab, (batch, pairs), generator=generator,
-                           device=generator.device)
+    values = torch.randint(
+        vocab // 2, vocab, (batch, pairs), generator=generator, device=generator.device
+    )
     asked = _distinct(batch, pairs, queries, generator)
     told = torch.stack([keys, values], dim=-1).flatten(1)
     return torch.cat([told, keys.gather(1, asked)], dim=1), values.gather(1, asked)

@@ -36,8 +36,16 @@ class Settings:
 
 
 _MNIST = {"every": 0, "width": 128, "layers": 6, "batch": 128, "lr": 4e-3}
-_SMALL = {"width": 64, "layers": 2, "batch": 64, "lr": 3e-3, "weight_decay": 0.0, "doublings": 0,
-          "dt_min": 1e-3, "schedule": "cosine"}
+_SMALL = {
+    "width": 64,
+    "layers": 2,
+    "batch": 64,
+    "lr": 3e-3,
+    "weight_decay": 0.0,
+    "doublings": 0,
+    "dt_min": 1e-3,
+    "schedule": "cosine",
+}
 # Induction at a constant rate, as in the paper: what is learned seems to reach further if the rate
 # does not fall to zero. Mamba trained at L 64 (CPU, batch 32, one seed each) answered 100 % at 2048
 # and 92 % at 8192 after 1500 steps; with the cosine 83 % at 2048 after 3000, at a loss of 1e-4. A
@@ -50,8 +58,16 @@ DEFAULTS = {
     "copying": _SMALL | {"epochs": 96, "every": 500, "length": 4096, "doublings": 4},
     "induction": _SMALL | {"epochs": 40, "every": 1000, "length": 256, "schedule": "constant"},
     "recall": _SMALL | {"epochs": 40, "every": 500, "length": 64, "doublings": 3},
-    "char": _SMALL | {"epochs": 15, "every": 100, "length": 512, "width": 128, "layers": 6,
-                      "batch": 32, "weight_decay": 0.1},
+    "char": _SMALL
+    | {
+        "epochs": 15,
+        "every": 100,
+        "length": 512,
+        "width": 128,
+        "layers": 6,
+        "batch": 32,
+        "weight_decay": 0.1,
+    },
 }
 LR = {"lstm": 2e-3, "transformer": 1e-3}  # where that of the others is too high
 # An LSTM processes a sequence sample by sample: these steps take it as long as all take Mamba.
@@ -61,7 +77,9 @@ SLOW = {("copying", "lstm"): {"epochs": 20, "every": 100}, ("induction", "lstm")
 def settings(task: str, model: str, seed: int, given: dict[str, object]) -> Settings:
     """The settings of a run: the options given, and the defaults of the task for all others."""
     if model not in MODELS[task]:
-        raise SystemExit(f"model is {model!r}, expected one of {', '.join(MODELS[task])} for {task}")
+        raise SystemExit(
+            f"model is {model!r}, expected one of {', '.join(MODELS[task])} for {task}"
+        )
     usual = DEFAULTS[task] | SLOW.get((task, model), {})
     usual["lr"] = LR.get(model, usual["lr"])
     if unused := sorted(set(given) - set(usual)):

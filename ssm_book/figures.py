@@ -92,10 +92,14 @@ def glue(name: str, value: Any, display: bool = True, tolerance: float = 0.0) ->
         >>> glue("accuracy", 97.0, display=False, tolerance=3.0)
     """
     if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance is {tolerance!r}, expected a finite number that is not negative")
+        raise ValueError(
+            f"tolerance is {tolerance!r}, expected a finite number that is not negative"
+        )
     if tolerance and not isinstance(value, (int, float)):
-        raise TypeError(f"value is a {type(value).__name__}, expected an int or a float, since there "
-                        "is a tolerance")
+        raise TypeError(
+            f"value is a {type(value).__name__}, expected an int or a float, since there "
+            "is a tolerance"
+        )
     try:
         from myst_nb import glue as to_book
     except ImportError:

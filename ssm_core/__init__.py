@@ -28,8 +28,7 @@ if TYPE_CHECKING:  # imports below are lazy: this tells editors and type checker
 
 __version__ = "0.1.0"
 
-__all__ = ["convolution", "discretize", "hippo", "lti", "mamba", "optim", "rnn", "s4",
-           "scan"]
+__all__ = ["convolution", "discretize", "hippo", "lti", "mamba", "optim", "rnn", "s4", "scan"]
 
 
 def __getattr__(name: str) -> Any:

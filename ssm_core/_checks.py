@@ -42,17 +42,20 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @overload
-def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
-             real: Literal[True]) -> RealArray: ...
+def as_array(
+    value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *, real: Literal[True]
+) -> RealArray: ...
 
 
 @overload
-def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
-             real: bool = False) -> Array: ...
+def as_array(
+    value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *, real: bool = False
+) -> Array: ...
 
 
-def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
-             real: bool = False) -> Array:
+def as_array(
+    value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *, real: bool = False
+) -> Array:
     """Return ``value`` as a finite array in float64, or complex128 where it is complex.
 
     Any dtype of numbers, byte order, layout and subclass is converted. A mask is never dropped in
@@ -93,8 +96,9 @@ def as_array(value: ArrayLike, name: str, shape: Sequence[Any] | None = None, *,
     return x
 
 
-def as_signal(value: ArrayLike, name: str, channels: int, *, length: int | None = None,
-              real: bool = False) -> Array:
+def as_signal(
+    value: ArrayLike, name: str, channels: int, *, length: int | None = None, real: bool = False
+) -> Array:
     """Return a signal as an array of shape (L, channels); (L,) is accepted for one channel.
 
     Args:
@@ -113,8 +117,9 @@ def as_signal(value: ArrayLike, name: str, channels: int, *, length: int | None 
     return x.reshape(len(x), channels)
 
 
-def as_state_space(A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None
-                   ) -> tuple[Array, Array, Array, Array]:
+def as_state_space(
+    A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
     """Return A (N, N), B (N, M), C (P, N), D (P, M) as arrays that fit each other.
 
     Short forms are accepted where they have one meaning: a scalar A, B or C where N = 1; a column
@@ -164,9 +169,15 @@ def as_real(value: Any, name: str, *, low: float | None = None, high: float | No
     if x.dtype.kind not in "iuf" or x.size != 1 or _masked_entries(value):
         raise TypeError(f"{name} is {_short(value)}, expected a real number")
     number = float(x.reshape(()))
-    bounds = (f" of at least {low:g}" if low is not None and high is None else
-              f" of at most {high:g}" if high is not None and low is None else
-              f" from {low:g} to {high:g}" if low is not None else "")
+    bounds = (
+        f" of at least {low:g}"
+        if low is not None and high is None
+        else f" of at most {high:g}"
+        if high is not None and low is None
+        else f" from {low:g} to {high:g}"
+        if low is not None
+        else ""
+    )
     inside = (low is None or number >= low) and (high is None or number <= high)
     if not np.isfinite(number) or not inside:
         raise ValueError(f"{name} is {number:g}, expected a finite number{bounds}")
@@ -235,6 +246,7 @@ def without_warnings(function: _Function) -> _Function:
     Under ``np.errstate(all="raise")`` an underflow to zero must not stop a right result, and an
     overflow is reported by :func:`finite_result`, which says where it happened.
     """
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -258,7 +270,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...]) -> bool:
         wanted = wanted[1:]
         if len(shape) < len(wanted) or 0 in shape:
             return False
-        shape = shape[len(shape) - len(wanted):]
+        shape = shape[len(shape) - len(wanted) :]
     if len(shape) != len(wanted):
         return False
     lengths: dict[str, int] = {}

@@ -13,8 +13,12 @@ try:
 except ImportError:
     raise
 except Exception as error:  # a Numba that does not fit its NumPy or LLVM raises many kinds
-    warnings.warn(f"Numba is installed but cannot be imported ({error}); the same functions run in "
-                  "NumPy and PyTorch, more slowly", RuntimeWarning, stacklevel=2)
+    warnings.warn(
+        f"Numba is installed but cannot be imported ({error}); the same functions run in "
+        "NumPy and PyTorch, more slowly",
+        RuntimeWarning,
+        stacklevel=2,
+    )
     raise ImportError("Numba cannot be imported") from error
 
 
@@ -36,9 +40,13 @@ class _OptionalCache(FunctionCache):
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Compile a function, and keep the code for the next process where a folder can be written."""
+
     def decorate(function: Callable) -> Callable:
         dispatcher: Any = njit(function, **options)
-        with contextlib.suppress(RuntimeError):  # neither the package nor the user has such a folder
+        with contextlib.suppress(
+            RuntimeError
+        ):  # neither the package nor the user has such a folder
             dispatcher._cache = _OptionalCache(function)  # as enable_caching() does
         return dispatcher
+
     return decorate

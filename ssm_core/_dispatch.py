@@ -21,8 +21,15 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["WithoutDerivative", "has_gradient", "in_forward_mode", "is_differentiated",
-           "is_transformed", "needs_definition", "needs_operator"]
+__all__ = [
+    "WithoutDerivative",
+    "has_gradient",
+    "in_forward_mode",
+    "is_differentiated",
+    "is_transformed",
+    "needs_definition",
+    "needs_operator",
+]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -30,8 +37,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def needs_operator(*tensors: Tensor | None) -> bool:
     """Whether these tensors must go through an operator: because something records or replaces
     operators, or because PyTorch has to prepare the tensors first."""
-    return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch.jit.is_tracing()
-            or not all(x is None or _is_plain(x) for x in tensors))
+    return (
+        torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()
+        or torch.jit.is_tracing()
+        or not all(x is None or _is_plain(x) for x in tensors)
+    )
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -39,7 +50,8 @@ def _is_plain(x: Tensor) -> bool:
     and ``z.conj().imag`` leave a sign to be applied, and gradients may come in a batch
     (``is_grads_batched``, whose vmap is older than torch.func)."""
     return type(x) in _PLAIN and not (
-        x.is_conj() or x.is_neg() or torch._C._functorch.is_legacy_batchedtensor(x))
+        x.is_conj() or x.is_neg() or torch._C._functorch.is_legacy_batchedtensor(x)
+    )
 
 
 def needs_definition(*tensors: Tensor | None) -> bool:
@@ -51,14 +63,19 @@ def needs_definition(*tensors: Tensor | None) -> bool:
     """
     if is_transformed():
         return not set(_transforms()) <= {"Grad", "Vmap"} or needs_operator(*tensors)
-    return in_forward_mode() and (torch.compiler.is_compiling() or any(
-        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors))
+    return in_forward_mode() and (
+        torch.compiler.is_compiling()
+        or any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    )
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
     """Whether a transform of ``torch.func`` or forward mode wants a derivative of this call."""
-    return "Grad" in _transforms() or "Jvp" in _transforms() or (
-        not is_transformed() and needs_definition(*tensors))
+    return (
+        "Grad" in _transforms()
+        or "Jvp" in _transforms()
+        or (not is_transformed() and needs_definition(*tensors))
+    )
 
 
 def has_gradient(*tensors: Tensor | None) -> bool:

@@ -28,8 +28,12 @@ def _import_triton() -> bool:
     try:
         import triton  # noqa: F401
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
-        warnings.warn(f"Triton is installed but cannot be imported ({type(error).__name__}: {error}); "
-                      "ssm_core runs its slower PyTorch code instead", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"Triton is installed but cannot be imported ({type(error).__name__}: {error}); "
+            "ssm_core runs its slower PyTorch code instead",
+            RuntimeWarning,
+            stacklevel=3,
+        )
         return False
     return True
 

@@ -28,9 +28,19 @@ from torch import Tensor
 
 from ssm_core._dispatch import needs_operator
 
-__all__ = ["Packing", "as_packing", "check_boundaries", "check_device", "check_kind",
-           "check_packed", "check_shape", "dtype_name", "no_autocast", "read_boundaries",
-           "widest_float"]
+__all__ = [
+    "Packing",
+    "as_packing",
+    "check_boundaries",
+    "check_device",
+    "check_kind",
+    "check_packed",
+    "check_shape",
+    "dtype_name",
+    "no_autocast",
+    "read_boundaries",
+    "widest_float",
+]
 
 
 def check_kind(value: Any, name: str) -> None:
@@ -40,8 +50,9 @@ def check_kind(value: Any, name: str) -> None:
         raise TypeError(f"{name} is {kind}, expected a torch.Tensor")
 
 
-def check_shape(value: Tensor, name: str, axes: tuple[str, ...],
-                sizes: tuple[int | None, ...]) -> None:
+def check_shape(
+    value: Tensor, name: str, axes: tuple[str, ...], sizes: tuple[int | None, ...]
+) -> None:
     """Compare a shape with the sizes expected; None is any size, axes are names for the message."""
     shape = tuple(value.shape)
     good = len(shape) == len(sizes)
@@ -51,8 +62,9 @@ def check_shape(value: Tensor, name: str, axes: tuple[str, ...],
     if not good:
         known = ", ".join(f"{axis} = {size}" for axis, size in zip(axes, sizes) if size is not None)
         spelled = f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
-        raise ValueError(f"{name} has shape {shape}, expected {spelled}"
-                         + (f" with {known}" if known else ""))
+        raise ValueError(
+            f"{name} has shape {shape}, expected {spelled}" + (f" with {known}" if known else "")
+        )
 
 
 def check_device(value: Tensor, name: str, device: torch.device, owner: str) -> None:
@@ -69,8 +81,9 @@ class Packing(NamedTuple):
     sequences: int  # how many, empty ones included
 
 
-def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: str,
-               device: torch.device) -> Packing | None:
+def as_packing(
+    cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: str, device: torch.device
+) -> Packing | None:
     """Check the boundaries of packed sequences, unless an outer call has done so.
 
     Args:
@@ -103,8 +116,10 @@ def as_packing(cu_seqlens: Tensor | Packing | None, batch: int, L: int, owner: s
         return None
     if isinstance(cu_seqlens, Packing):
         if cu_seqlens.length != L or batch != 1:
-            raise ValueError(f"{owner} has batch size {batch} and length {L}, expected 1 and "
-                             f"{cu_seqlens.length}, for which cu_seqlens was checked")
+            raise ValueError(
+                f"{owner} has batch size {batch} and length {L}, expected 1 and "
+                f"{cu_seqlens.length}, for which cu_seqlens was checked"
+            )
         return cu_seqlens
     sequences = check_packed(cu_seqlens, batch, owner)
     check_device(cu_seqlens, "cu_seqlens", device, owner)
@@ -123,8 +138,10 @@ def check_packed(cu_seqlens: Any, batch: int, owner: str) -> int:
     if cu_seqlens.dtype != torch.int32:
         raise TypeError(f"cu_seqlens has dtype {dtype_name(cu_seqlens.dtype)}, expected int32")
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2:
-        raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}, expected "
-                         "(sequences + 1,) with at least one sequence")
+        raise ValueError(
+            f"cu_seqlens has shape {tuple(cu_seqlens.shape)}, expected "
+            "(sequences + 1,) with at least one sequence"
+        )
     if batch != 1:
         raise ValueError(f"{owner} has batch size {batch}, expected 1 where cu_seqlens is given")
     return cu_seqlens.shape[0] - 1
@@ -139,12 +156,16 @@ def check_boundaries(cu_seqlens: Tensor, L: int) -> None:
         return
     bounds = read_boundaries(cu_seqlens)
     if bounds[0] != 0 or bounds[-1] != L:
-        raise ValueError(f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, "
-                         f"expected from 0 to the length of the row, {L}")
+        raise ValueError(
+            f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, "
+            f"expected from 0 to the length of the row, {L}"
+        )
     for i in range(len(bounds) - 1):
         if bounds[i] > bounds[i + 1]:
-            raise ValueError(f"cu_seqlens falls from {bounds[i]} to {bounds[i + 1]} at index "
-                             f"{i + 1}, expected boundaries that do not fall")
+            raise ValueError(
+                f"cu_seqlens falls from {bounds[i]} to {bounds[i + 1]} at index "
+                f"{i + 1}, expected boundaries that do not fall"
+            )
 
 
 def read_boundaries(cu_seqlens: Tensor) -> list[int]:

@@ -273,15 +273,17 @@ def _over_one_step(X: Array, dt: float) -> Array:
     return finite_result(X * dt, "A dt", _TOO_LARGE)
 
 
-def _first_order_hold(A: Array, B: Array, C: Array, D: Array, dt: float
-                      ) -> tuple[Array, Array, Array, Array]:
+def _first_order_hold(
+    A: Array, B: Array, C: Array, D: Array, dt: float
+) -> tuple[Array, Array, Array, Array]:
     """The triangle hold: the state x_k - Gamma1 u_k needs only the sample at the step's start."""
     Phi, Gamma, Gamma1 = exponential_integrals(A, B, dt)
     return Phi, Gamma - Gamma1 + Phi @ Gamma1, C.copy(), D + C @ Gamma1
 
 
-def _generalized_bilinear(A: Array, B: Array, C: Array, D: Array, dt: float, alpha: float
-                          ) -> tuple[Array, Array, Array, Array]:
+def _generalized_bilinear(
+    A: Array, B: Array, C: Array, D: Array, dt: float, alpha: float
+) -> tuple[Array, Array, Array, Array]:
     """Euler's step with A x + B u taken (1 - alpha) at its start and alpha at its end."""
     N = len(A)
     A = _over_one_step(A, dt)

@@ -46,7 +46,9 @@ class _StateSpace:
     C: Array  # (P, N)
     D: Array  # (P, M)
 
-    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None = None) -> None:
+    def __init__(
+        self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None = None
+    ) -> None:
         for name, matrix in zip("ABCD", as_state_space(A, B, C, D)):
             object.__setattr__(self, name, read_only(matrix))
 
@@ -140,8 +142,9 @@ class ContinuousSSM(_StateSpace):
     """
 
     @without_warnings
-    def simulate(self, u: ArrayLike | Callable[[float], ArrayLike], t: ArrayLike,
-                 x0: ArrayLike | None = None) -> Array:
+    def simulate(
+        self, u: ArrayLike | Callable[[float], ArrayLike], t: ArrayLike, x0: ArrayLike | None = None
+    ) -> Array:
         r"""The response to an input, at the times ``t``.
 
         Samples are joined by straight lines and the response to that input is exact
@@ -204,8 +207,13 @@ class ContinuousSSM(_StateSpace):
         dtype = np.result_type(self.A, self.B, x0, _sample(u, t[0], self.M))
         solution = solve_ivp(
             lambda s, x: self.A @ x + self.B @ _sample(u, s, self.M),
-            (t[0], t[-1]), x0.astype(dtype), method="DOP853", t_eval=t,
-            rtol=1e-11, atol=1e-13, max_step=np.diff(t).max(),
+            (t[0], t[-1]),
+            x0.astype(dtype),
+            method="DOP853",
+            t_eval=t,
+            rtol=1e-11,
+            atol=1e-13,
+            max_step=np.diff(t).max(),
         )
         if not solution.success:
             raise RuntimeError(f"the integrator stopped: {solution.message}")
@@ -272,8 +280,10 @@ class ContinuousSSM(_StateSpace):
                 raise np.linalg.LinAlgError
             x = np.linalg.solve(resolvent, np.broadcast_to(self.B, (*w.shape, self.N, self.M)))
         except np.linalg.LinAlgError:
-            raise ValueError("w holds a frequency at which iw is an eigenvalue of A, expected "
-                             "frequencies at which the system has no pole") from None
+            raise ValueError(
+                "w holds a frequency at which iw is an eigenvalue of A, expected "
+                "frequencies at which the system has no pole"
+            ) from None
         return finite_result(self.C @ x + self.D, "the frequency response", "its gain is too large")
 
     @without_warnings
@@ -375,8 +385,14 @@ class DiscreteSSM(_StateSpace):
 
     dt: float
 
-    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike | None = None,
-                 dt: float | None = None) -> None:
+    def __init__(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike | None = None,
+        dt: float | None = None,
+    ) -> None:
         super().__init__(A, B, C, D)
         object.__setattr__(self, "dt", as_positive(dt, "dt"))  # refuses None: D may be left out
 

@@ -13,8 +13,9 @@ __all__ = ["parameter_groups"]
 _NORMS = nn.LayerNorm, nn.GroupNorm, nn.RMSNorm  # their weights may have more than one axis
 
 
-def parameter_groups(model: nn.Module, lr: float, *, memory_lr: float = 1e-3,
-                     weight_decay: float = 0.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, lr: float, *, memory_lr: float = 1e-3, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
     """Sort the parameters of a model into groups that an optimizer treats differently.
 
     ``memory``: the parameters that set what a state space layer remembers (Δ, Λ, P and B of S4 and
@@ -63,12 +64,16 @@ def parameter_groups(model: nn.Module, lr: float, *, memory_lr: float = 1e-3,
     weight_decay = as_real(weight_decay, "weight_decay", low=0.0)
     memory = _declared(model, "memory")
     exempt = _declared(model, "no_weight_decay") | {
-        id(p) for module in model.modules() if isinstance(module, _NORMS)
-        for p in module.parameters(recurse=False)}
+        id(p)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for p in module.parameters(recurse=False)
+    }
     groups: dict[str, dict[str, Any]] = {
         "decay": {"lr": lr, "weight_decay": weight_decay},
         "no_decay": {"lr": lr, "weight_decay": 0.0},
-        "memory": {"lr": min(lr, memory_lr), "weight_decay": 0.0}}
+        "memory": {"lr": min(lr, memory_lr), "weight_decay": 0.0},
+    }
     for p in model.parameters():  # each once, also if it is shared
         if not p.requires_grad:
             continue
@@ -84,6 +89,10 @@ def _declared(model: nn.Module, attribute: str) -> set[int]:
     A parametrization (``torch.nn.utils.parametrize``) keeps what it trains of a parameter ``P``
     under ``parametrizations.P``.
     """
-    return {id(p) for module in model.modules() for declared in getattr(module, attribute, ())
-            for name, p in module.named_parameters()
-            if name == declared or name.startswith(f"parametrizations.{declared}.")}
+    return {
+        id(p)
+        for module in model.modules()
+        for declared in getattr(module, attribute, ())
+        for name, p in module.named_parameters()
+        if name == declared or name.startswith(f"parametrizations.{declared}.")
+    }

@@ -63,8 +63,14 @@ _TOO_LARGE = "an argument is too large"
 
 
 @without_warnings
-def rnn(u: ArrayLike, W: ArrayLike, U: ArrayLike, b: ArrayLike, activation: str = "tanh",
-        h0: ArrayLike | None = None) -> RealArray:
+def rnn(
+    u: ArrayLike,
+    W: ArrayLike,
+    U: ArrayLike,
+    b: ArrayLike,
+    activation: str = "tanh",
+    h0: ArrayLike | None = None,
+) -> RealArray:
     r"""Run the recurrence h_k = f(W h_{k-1} + U u_k + b) over a signal.
 
     With ``activation="identity"`` it is the state update of a discrete state space model.
@@ -276,8 +282,14 @@ def with_spectral_radius(W: ArrayLike, radius: float) -> RealArray:
 
 
 @without_warnings
-def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
-        bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
+def gru(
+    u: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike,
+    bias_hh: ArrayLike,
+    h0: ArrayLike | None = None,
+) -> RealArray:
     r"""Run a gated recurrent unit over a signal.
 
     Args:
@@ -313,8 +325,14 @@ def gru(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Array
 
 
 @without_warnings
-def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
-                  bias_hh: ArrayLike, h0: ArrayLike | None = None) -> RealArray:
+def gru_jacobians(
+    u: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike,
+    bias_hh: ArrayLike,
+    h0: ArrayLike | None = None,
+) -> RealArray:
     r"""The Jacobians of one step, J_k = dh_k / dh_{k-1}, along a run of :func:`gru`.
 
     Args:
@@ -351,9 +369,15 @@ def gru_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias
 
 
 @without_warnings
-def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
-         bias_hh: ArrayLike, h0: ArrayLike | None = None,
-         c0: ArrayLike | None = None) -> tuple[RealArray, RealArray]:
+def lstm(
+    u: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike,
+    bias_hh: ArrayLike,
+    h0: ArrayLike | None = None,
+    c0: ArrayLike | None = None,
+) -> tuple[RealArray, RealArray]:
     r"""Run a long short-term memory over a signal.
 
     Args:
@@ -392,13 +416,21 @@ def lstm(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: Arra
     for k, u_k in enumerate(u):
         h, c = _lstm_step(u_k, h, c, *weights)[:2]
         hs[k], cs[k] = h, c
-    return finite_result(hs, "the state h", _TOO_LARGE), finite_result(cs, "the state c", _TOO_LARGE)
+    return finite_result(hs, "the state h", _TOO_LARGE), finite_result(
+        cs, "the state c", _TOO_LARGE
+    )
 
 
 @without_warnings
-def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
-                   bias_hh: ArrayLike, h0: ArrayLike | None = None,
-                   c0: ArrayLike | None = None) -> RealArray:
+def lstm_jacobians(
+    u: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike,
+    bias_hh: ArrayLike,
+    h0: ArrayLike | None = None,
+    c0: ArrayLike | None = None,
+) -> RealArray:
     r"""The Jacobians of one step of the state (h, c), along a run of :func:`lstm`.
 
     Args:
@@ -433,8 +465,11 @@ def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bia
     for k, u_k in enumerate(u):
         c_last = c
         h, c, i, f, g, o = _lstm_step(u_k, h, c_last, *weights)
-        dc_dh = (_rows(g * i * (1 - i), W_i) + _rows(c_last * f * (1 - f), W_f)
-                 + _rows(i * (1 - g**2), W_g))
+        dc_dh = (
+            _rows(g * i * (1 - i), W_i)
+            + _rows(c_last * f * (1 - f), W_f)
+            + _rows(i * (1 - g**2), W_g)
+        )
         through_cell = o * (1 - np.tanh(c) ** 2)  # dh / dc, a diagonal
         J[k, :N, :N] = _rows(np.tanh(c) * o * (1 - o), W_o) + _rows(through_cell, dc_dh)
         J[k, :N, N:] = np.diag(through_cell * f)
@@ -443,8 +478,14 @@ def lstm_jacobians(u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bia
     return finite_result(J, "the Jacobian", _TOO_LARGE)
 
 
-def _gru_step(u: RealArray, h: RealArray, weight_ih: RealArray, weight_hh: RealArray,
-              bias_ih: RealArray, bias_hh: RealArray) -> tuple[RealArray, ...]:
+def _gru_step(
+    u: RealArray,
+    h: RealArray,
+    weight_ih: RealArray,
+    weight_hh: RealArray,
+    bias_ih: RealArray,
+    bias_hh: RealArray,
+) -> tuple[RealArray, ...]:
     """One step of a GRU: the new state, its gates r, z, n, and what the reset gate acts on."""
     a_r, a_z, a_n = np.split(weight_ih @ u + bias_ih, 3)  # (N,) each
     p_r, p_z, p_n = np.split(weight_hh @ h + bias_hh, 3)
@@ -453,9 +494,15 @@ def _gru_step(u: RealArray, h: RealArray, weight_ih: RealArray, weight_hh: RealA
     return (1 - z) * n + z * h, r, z, n, p_n
 
 
-def _lstm_step(u: RealArray, h: RealArray, c: RealArray, weight_ih: RealArray,
-               weight_hh: RealArray, bias_ih: RealArray, bias_hh: RealArray
-               ) -> tuple[RealArray, ...]:
+def _lstm_step(
+    u: RealArray,
+    h: RealArray,
+    c: RealArray,
+    weight_ih: RealArray,
+    weight_hh: RealArray,
+    bias_ih: RealArray,
+    bias_hh: RealArray,
+) -> tuple[RealArray, ...]:
     """One step of an LSTM: the new h and c, and its gates i, f, g, o."""
     i, f, g, o = np.split(weight_ih @ u + bias_ih + weight_hh @ h + bias_hh, 4)  # (N,) each
     i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
@@ -464,8 +511,13 @@ def _lstm_step(u: RealArray, h: RealArray, c: RealArray, weight_ih: RealArray,
 
 
 def _gated_arguments(
-    u: ArrayLike, weight_ih: ArrayLike, weight_hh: ArrayLike, bias_ih: ArrayLike,
-    bias_hh: ArrayLike, gates: int, h0: ArrayLike | None,
+    u: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike,
+    bias_hh: ArrayLike,
+    gates: int,
+    h0: ArrayLike | None,
 ) -> tuple[RealArray, tuple[RealArray, RealArray, RealArray, RealArray], RealArray]:
     """Check the arguments of a gated cell: u (L, M), its four parameters, h0 (N,)."""
     weight_hh = as_array(weight_hh, "weight_hh", (f"{gates} N", "N"), real=True)

@@ -38,8 +38,12 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_terminal_summary(terminalreporter):
     """A table of what pages weigh, which their tests have measured in whatever process."""
     reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-    pages = {page: parts for report in reports for kind, (page, *parts) in report.user_properties
-             if kind == "weight"}
+    pages = {
+        page: parts
+        for report in reports
+        for kind, (page, *parts) in report.user_properties
+        if kind == "weight"
+    }
     if not pages:
         return
     lines = ["What each page loads, in kilobytes, before compression.", ""]

@@ -37,8 +37,10 @@ def bibliography():
     """Entries by key: a dictionary of fields."""
     text = (BOOK / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\S+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    return {key: dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\}", fields, re.MULTILINE))
-            for key, fields in entries}
+    return {
+        key: dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\}", fields, re.MULTILINE))
+        for key, fields in entries
+    }
 
 
 # glossary
@@ -80,8 +82,12 @@ def test_entries_have_numbers_that_lead_to_them():
 
 
 def test_no_number_is_given_twice():
-    numbers = [fields[kind] for fields in bibliography().values()
-               for kind in ("doi", "eprint", "isbn") if kind in fields]
+    numbers = [
+        fields[kind]
+        for fields in bibliography().values()
+        for kind in ("doi", "eprint", "isbn")
+        if kind in fields
+    ]
     assert len(numbers) == len(set(numbers))
 
 
@@ -92,7 +98,9 @@ def test_no_number_is_given_twice():
 def test_every_module_has_its_place_on_the_page_of_the_library(package):
     shown = set(re.findall(rf"automodule:: {package}\.(\w+)", PAGES["api"]))
     paths = (ROOT / package).iterdir()
-    modules = {path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()}
+    modules = {
+        path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     private = {module for module in modules if module.startswith("_")}
     assert shown == modules - private
 
@@ -130,8 +138,11 @@ def test_citation_is_of_this_version():
     fields = dict(re.findall(r"^\s*(\w+)\s*= \{(.*)\},$", entry, re.MULTILINE))
     plain = {name: re.sub(r"[{}]", "", value) for name, value in fields.items()}
     assert plain == {
-        "author": CONFIG["author"], "title": CONFIG["title"], "year": CONFIG["copyright"],
-        "version": ssm_core.__version__, "url": CITATION["url"],
+        "author": CONFIG["author"],
+        "title": CONFIG["title"],
+        "year": CONFIG["copyright"],
+        "version": ssm_core.__version__,
+        "url": CITATION["url"],
     }
 
 
@@ -168,8 +179,10 @@ def test_paper_has_the_numbers_of_the_pages():
     pages = [ROOT / "_build" / "html" / "book" / f"{name}.html" for name in SOURCES]
     if not labels.exists() or not all(page.exists() for page in pages):
         pytest.skip("not built: make book pdf")
-    paper = re.findall(r"\\newlabel\{(?:equation:)?book/\w+:((?:eq|fig)-[\w-]+)\}\{\{([\d.]+)\}",
-                       labels.read_text(encoding="utf-8"))
+    paper = re.findall(
+        r"\\newlabel\{(?:equation:)?book/\w+:((?:eq|fig)-[\w-]+)\}\{\{([\d.]+)\}",
+        labels.read_text(encoding="utf-8"),
+    )
     shown = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     equations = r'id="equation-(eq-[\w-]+)">\s*<span class="eqno">\(([\d.]+)\)'
     figures = r'href="#(fig-[\w-]+)"[^>]*><span class="std std-numref">Fig\. ([\d.]+)<'

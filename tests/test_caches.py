@@ -11,7 +11,12 @@ from ssm_core.mamba import Mamba, MambaConfig, MambaLM
 from ssm_core.s4 import S4, S4D, SequenceModel, dplr, s4d_modes
 from ssm_core.scan import selective_scan_fn
 
-A, B, C, D = np.array([[-1.0, 0.5], [0.0, -2.0]]), np.eye(2)[:, :1], np.ones((1, 2)), np.zeros((1, 1))
+A, B, C, D = (
+    np.array([[-1.0, 0.5], [0.0, -2.0]]),
+    np.eye(2)[:, :1],
+    np.ones((1, 2)),
+    np.zeros((1, 1)),
+)
 SYSTEM = lti.ContinuousSSM(A, B, C, D)
 SAMPLED = SYSTEM.discretize(0.1, "zoh")
 t = np.linspace(0, 1, 9)
@@ -24,10 +29,14 @@ FUNCTIONS = {
     "project legs": lambda: hippo.project(u, "legs", 6, 0.1),
     "reconstruct": lambda: hippo.reconstruct(np.ones(6), "legs", t),
     "dplr": lambda: dplr("legt", 6),
-    **{f"s4d_modes {init}": lambda init=init: s4d_modes(init, 6)
-       for init in ("lin", "inv", "legs", "real")},
-    **{f"discretize {method}": lambda method=method: discretize.discretize(A, B, C, D, 0.1, method)
-       for method in ("euler", "bilinear", "zoh", "foh", "dirac")},
+    **{
+        f"s4d_modes {init}": lambda init=init: s4d_modes(init, 6)
+        for init in ("lin", "inv", "legs", "real")
+    },
+    **{
+        f"discretize {method}": lambda method=method: discretize.discretize(A, B, C, D, 0.1, method)
+        for method in ("euler", "bilinear", "zoh", "foh", "dirac")
+    },
     "kernel": lambda: SAMPLED.kernel(9),
     "recurrence": lambda: SAMPLED.recurrence(u),
     "convolve": lambda: SAMPLED.convolve(u),
@@ -65,7 +74,8 @@ def test_arguments_are_left_alone():
 
 
 MODULES = {
-    "S4": lambda: S4(4, 8), "S4D": lambda: S4D(4, 8),
+    "S4": lambda: S4(4, 8),
+    "S4D": lambda: S4D(4, 8),
     "network": lambda: SequenceModel(4, 4, d_model=4, n_layers=2),
     "Mamba": lambda: Mamba(4, 2),
     "MambaLM": lambda: MambaLM(MambaConfig(4, 2, 8, {"d_state": 2})),
@@ -108,8 +118,13 @@ def contents(module):
 
 def test_the_scan_leaves_its_arguments_alone():
     torch.manual_seed(0)
-    given = [torch.randn(2, 4, 6), torch.randn(2, 4, 6), -torch.rand(4, 2), torch.randn(2, 2, 6),
-             torch.randn(2, 2, 6)]
+    given = [
+        torch.randn(2, 4, 6),
+        torch.randn(2, 4, 6),
+        -torch.rand(4, 2),
+        torch.randn(2, 2, 6),
+        torch.randn(2, 2, 6),
+    ]
     copies = [x.clone() for x in given]
     state = torch.randn(2, 4, 2)
     first = selective_scan_fn(*given, delta_softplus=True, initial_state=state.clone())

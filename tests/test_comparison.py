@@ -47,15 +47,21 @@ CELLS = {  # what is run, what is stored, and whether they agree
     "two values": (TWO, [glued("a", "1.2", 0.5), glued("b", "1.8", 0.5)], True),
     "two values, exchanged": (TWO, [glued("a", "2.0", 0.5), glued("b", "1.0", 0.5)], False),
     "one is not stored": (TWO, [glued("a", "1.0", 0.5)], False),
-    "one is not glued": ("glue('a', 1.0, False, 0.5)",
-                         [glued("a", "1.0", 0.5), glued("b", "2.0", 0.5)], False),
+    "one is not glued": (
+        "glue('a', 1.0, False, 0.5)",
+        [glued("a", "1.0", 0.5), glued("b", "2.0", 0.5)],
+        False,
+    ),
     "nothing is stored": ("glue('a', 1.0, False, 0.5)", [], False),
     "a word": ("glue('a', 'slow', False)", [glued("a", "'slow'")], True),
     "another word": ("glue('a', 'slow', False)", [glued("a", "'fast'")], False),
     "print": ("print(0.1)", [printed("0.1\n")], True),
     "another print": ("print(0.1)", [printed("0.2\n")], False),
-    "print beside a glued value": ("print(0.1); glue('a', 1.0, False, 0.5)",
-                                   [printed("0.2\n"), glued("a", "1.2", 0.5)], False),
+    "print beside a glued value": (
+        "print(0.1); glue('a', 1.0, False, 0.5)",
+        [printed("0.2\n"), glued("a", "1.2", 0.5)],
+        False,
+    ),
 }
 
 
@@ -66,15 +72,20 @@ def failed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
     cells = [nbformat.v4.new_code_cell(FIRST, execution_count=1)]
     for source, outputs, _ in CELLS.values():
-        cells.append(nbformat.v4.new_code_cell(source, outputs=outputs,
-                                               execution_count=len(cells) + 1))
+        cells.append(
+            nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=len(cells) + 1)
+        )
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "some.ipynb")
     shutil.copy(ROOT / "book" / "conftest.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # not ours, which is above
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-rA", folder],
-        capture_output=True, check=False, encoding="utf-8", cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)})
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     results = re.findall(r"^(PASSED|FAILED) .*::Cell (\d+)", done.stdout, re.MULTILINE)
     assert len(results) == len(cells), done.stdout + done.stderr
     return {int(number) for result, number in results if result == "FAILED"}

@@ -1,6 +1,5 @@
 """Causal convolution against its definition, kernels against powers in more digits."""
 
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -10,8 +9,9 @@ from ssm_core.convolution import causal_convolution, kernel_from_ssm
 
 def by_definition(u, K):
     """y_k = sum over j of K_j u_{k-j}, one signal."""
-    return np.array([sum(K[j] * u[k - j] for j in range(min(k + 1, len(K))))
-                     for k in range(len(u))])
+    return np.array(
+        [sum(K[j] * u[k - j] for j in range(min(k + 1, len(K)))) for k in range(len(u))]
+    )
 
 
 @pytest.mark.parametrize("L, L_K", [(1, 1), (2, 2), (7, 7), (63, 63), (50, 3), (3, 50), (64, 64)])
@@ -61,14 +61,17 @@ def test_input_that_is_not_contiguous():
     assert_allclose(causal_convolution(u, K), np.cumsum(u, axis=-1), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("u, K, words", [
-    ([], [1.0], r"u has shape \(0,\), expected \(..., L\)"),
-    (1.0, [1.0], r"u has shape \(\)"),
-    ([1.0], [], r"K has shape \(0,\)"),
-    ([np.nan], [1.0], "u holds nan"),
-    ([1.0], [np.inf], "K holds inf"),
-    (np.ones((2, 5)), np.ones((3, 5)), r"K has leading axes \(3,\)"),
-])
+@pytest.mark.parametrize(
+    "u, K, words",
+    [
+        ([], [1.0], r"u has shape \(0,\), expected \(..., L\)"),
+        (1.0, [1.0], r"u has shape \(\)"),
+        ([1.0], [], r"K has shape \(0,\)"),
+        ([np.nan], [1.0], "u holds nan"),
+        ([1.0], [np.inf], "K holds inf"),
+        (np.ones((2, 5)), np.ones((3, 5)), r"K has leading axes \(3,\)"),
+    ],
+)
 def test_bad_arguments_of_the_convolution(u, K, words):
     with pytest.raises(ValueError, match=words):
         causal_convolution(u, K)
@@ -111,8 +114,9 @@ def test_kernel_of_hippo_legs_in_extended_precision():
 def test_kernel_of_a_singular_or_zero_matrix():
     assert_array_equal(kernel_from_ssm(0.0, 2.0, 3.0, 4)[:, 0, 0], [6, 0, 0, 0])
     shift = np.eye(5, k=-1)
-    assert_array_equal(kernel_from_ssm(shift, np.eye(5)[:, :1], np.eye(5)[4:], 7)[:, 0, 0],
-                       [0, 0, 0, 0, 1, 0, 0])
+    assert_array_equal(
+        kernel_from_ssm(shift, np.eye(5)[:, :1], np.eye(5)[4:], 7)[:, 0, 0], [0, 0, 0, 0, 1, 0, 0]
+    )
 
 
 def test_kernel_of_complex_modes():
@@ -122,14 +126,17 @@ def test_kernel_of_complex_modes():
     assert_allclose(K[:, 0, 0], a[0] ** j + 2 * a[1] ** j, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"A": [[1.0, 0.0]]}, "A has shape"),
-    ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
-    ({"C": [[1.0, 1.0]]}, r"C has shape \(1, 2\), expected \(P, 1\)"),
-    ({"C": [[np.nan]]}, "C holds nan"),
-    ({"L": 0}, "L is 0, expected an integer of at least 1"),
-    ({"L": -3}, "L is -3"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"A": [[1.0, 0.0]]}, "A has shape"),
+        ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
+        ({"C": [[1.0, 1.0]]}, r"C has shape \(1, 2\), expected \(P, 1\)"),
+        ({"C": [[np.nan]]}, "C holds nan"),
+        ({"L": 0}, "L is 0, expected an integer of at least 1"),
+        ({"L": -3}, "L is -3"),
+    ],
+)
 def test_bad_arguments_of_the_kernel(change, words):
     with pytest.raises(ValueError, match=words):
         kernel_from_ssm(**{"A": [[0.5]], "B": [[1.0]], "C": [[1.0]], "L": 4, **change})

@@ -39,8 +39,12 @@ def scan_case(options, backend="auto"):
 
     def scan(*tensors):
         given = x | dict(zip(names, tensors))
-        return torch.cat([y.flatten() for y in selective_scan_fn(
-            **given, return_last_state=True, backend=backend)])
+        return torch.cat(
+            [
+                y.flatten()
+                for y in selective_scan_fn(**given, return_last_state=True, backend=backend)
+            ]
+        )
 
     return scan, [x[name] for name in names]
 
@@ -53,10 +57,17 @@ def layer_case(layer, *inputs, **options):
 
     def run(*tensors):
         inner = tensors[: len(floats)] or inputs
-        out = functional_call(layer, dict(zip(names, tensors[len(floats):])), tuple(inner), options)
+        out = functional_call(
+            layer, dict(zip(names, tensors[len(floats) :])), tuple(inner), options
+        )
         outs = out if isinstance(out, tuple) else (out,)
-        return torch.cat([(torch.view_as_real(y) if y.is_complex() else y).flatten() for y in outs
-                          if torch.is_tensor(y)])
+        return torch.cat(
+            [
+                (torch.view_as_real(y) if y.is_complex() else y).flatten()
+                for y in outs
+                if torch.is_tensor(y)
+            ]
+        )
 
     return run, [*floats, *(p.detach() for p in layer.parameters())]
 
@@ -80,12 +91,17 @@ def cauchy_case():
     def sums(a, b, decay, turn):
         return torch.view_as_real(cauchy_sums(a, b, torch.complex(-decay.abs() - 0.1, turn), s))
 
-    return sums, [random(2, 2, 3), random(2, 2, 3, seed=1), random(2, 3, seed=2),
-                  random(2, 3, seed=3)]
+    return sums, [
+        random(2, 2, 3),
+        random(2, 2, 3, seed=1),
+        random(2, 3, seed=2),
+        random(2, 3, seed=3),
+    ]
 
 
 def kernel_case():
     """Weights of a system with a column of P and of C that are equal, which is stable."""
+
     def kernel(decay, turn, P):
         slow = decay.abs() + 0.2
         weights = 2 * P.square()[:, None].expand(-1, 4, -1)  # two rows and two columns of sums
@@ -103,33 +119,61 @@ def make(name):
     return {
         "scan: reference": lambda: scan_case({}, "reference"),
         "convolution": lambda: (convolve, [u, random(1, 3, 6, seed=1), random(3, seed=2)]),
-        "two-sided convolution": lambda: (convolve, [u, random(2, 3, 6, seed=1), random(3, seed=2)]),
+        "two-sided convolution": lambda: (
+            convolve,
+            [u, random(2, 3, 6, seed=1), random(3, seed=2)],
+        ),
         "Cauchy sums": cauchy_case,
         "kernel": kernel_case,
         "S4": lambda: layer_case(S4(3, d_state=4), u, return_state=True),
         "S4, two columns": lambda: layer_case(S4(3, d_state=4, measure="legt"), u),
-        "S4, bidirectional": lambda: layer_case(S4(3, d_state=4, bidirectional=True), u,
-                                                return_state=False),
+        "S4, bidirectional": lambda: layer_case(
+            S4(3, d_state=4, bidirectional=True), u, return_state=False
+        ),
         "S4D": lambda: layer_case(S4D(3, d_state=4), u, return_state=True),
         "S4D, bilinear": lambda: layer_case(S4D(3, d_state=4, discretization="bilinear"), u),
         "RMSNorm": lambda: layer_case(RMSNorm(3, eps=1e-5), u),
         "LayerNorm": lambda: layer_case(LayerNorm(3, eps=1e-5), u),
         "Mamba": lambda: layer_case(Mamba(4, d_state=2, expand=1.5, bias=True), random(2, 5, 4)),
         "Mamba, packed": lambda: layer_case(
-            Mamba(4, d_state=2, expand=1.5), random(1, 5, 4),
-            cu_seqlens=torch.tensor([0, 2, 2, 5], dtype=torch.int32)),
+            Mamba(4, d_state=2, expand=1.5),
+            random(1, 5, 4),
+            cu_seqlens=torch.tensor([0, 2, 2, 5], dtype=torch.int32),
+        ),
         "Mamba, from a state": block_with_cache,
         "MambaLM": lambda: layer_case(MambaLM(MambaConfig(4, 2, 8, {"d_state": 2})), tokens),
     }[name]()
 
 
-OTHERS = ["scan: reference", "convolution", "two-sided convolution", "Cauchy sums", "kernel", "S4",
-          "S4, two columns", "S4, bidirectional", "S4D", "S4D, bilinear", "RMSNorm", "LayerNorm",
-          "Mamba", "Mamba, packed", "Mamba, from a state", "MambaLM"]
+OTHERS = [
+    "scan: reference",
+    "convolution",
+    "two-sided convolution",
+    "Cauchy sums",
+    "kernel",
+    "S4",
+    "S4, two columns",
+    "S4, bidirectional",
+    "S4D",
+    "S4D, bilinear",
+    "RMSNorm",
+    "LayerNorm",
+    "Mamba",
+    "Mamba, packed",
+    "Mamba, from a state",
+    "MambaLM",
+]
 # Through an operator of the library, whose gradient autograd cannot differentiate again.
-FIRST_ONLY = {"convolution": "torch.func", "Cauchy sums": "torch.func", "kernel": "torch.func",
-              "S4": "torch.func", "S4D": "torch.func", "Mamba": "backend='reference'",
-              "MambaLM": "backend='reference'", "scan: all arguments": "backend='reference'"}
+FIRST_ONLY = {
+    "convolution": "torch.func",
+    "Cauchy sums": "torch.func",
+    "kernel": "torch.func",
+    "S4": "torch.func",
+    "S4D": "torch.func",
+    "Mamba": "backend='reference'",
+    "MambaLM": "backend='reference'",
+    "scan: all arguments": "backend='reference'",
+}
 everywhere = pytest.mark.parametrize("name", [*SCANS, *OTHERS])
 
 
@@ -229,12 +273,15 @@ def test_gradients_per_sample(name):
         return vmap(loss)(*xs).sum()
 
     close(grad(of_batch, everything)(*stacked), want)
-    one = [torch.stack(gs) for gs in zip(*(gradients(loss, [sample[0], *tensors[1:]])
-                                           for sample in samples))]
+    one = [
+        torch.stack(gs)
+        for gs in zip(*(gradients(loss, [sample[0], *tensors[1:]]) for sample in samples))
+    ]
     dims = (0, *[None] * (len(tensors) - 1))
     close(vmap(grad(loss, everything), in_dims=dims)(stacked[0], *tensors[1:]), one)
     last = vmap(grad(loss, everything), in_dims=(-1, *dims[1:]))(
-        stacked[0].movedim(0, -1), *tensors[1:])
+        stacked[0].movedim(0, -1), *tensors[1:]
+    )
     close(last, one)
 
 
@@ -244,8 +291,9 @@ def test_second_derivatives_by_torch_func(name):
     _, tensors, loss, directions, _ = prepared(name)
     everything = tuple(range(len(tensors)))
     _, got = jvp(grad(loss, everything), tuple(tensors), tuple(directions))
-    ahead, behind = (gradients(loss, [x + h * v for x, v in zip(tensors, directions)])
-                     for h in (1e-5, -1e-5))
+    ahead, behind = (
+        gradients(loss, [x + h * v for x, v in zip(tensors, directions)]) for h in (1e-5, -1e-5)
+    )
     close(got, [(a - b) / 2e-5 for a, b in zip(ahead, behind)], 1e-5)
 
 
@@ -283,8 +331,11 @@ def test_reference_and_torch_func_have_the_second_derivatives_that_are_refused()
     assert torch.autograd.gradgradcheck(loss, [x.clone().requires_grad_() for x in tensors])
     _, tensors, loss, *_ = prepared("S4")
     twice = grad(lambda x: grad(loss)(x, *tensors[1:]).square().sum())
-    change = slope(lambda x: grad(loss)(x, *tensors[1:]).square().sum(), tensors[:1],
-                   [torch.ones_like(tensors[0])])
+    change = slope(
+        lambda x: grad(loss)(x, *tensors[1:]).square().sum(),
+        tensors[:1],
+        [torch.ones_like(tensors[0])],
+    )
     close([twice(tensors[0]).sum()], [change], 1e-6)
 
 
@@ -323,8 +374,10 @@ def test_boundaries_cannot_differ_within_a_batch():
 
 def step_arguments():
     x = arguments(2, 3, 1, 2, dtype=torch.float64)
-    return x["initial_state"], [x[name][..., 0] if name in ("u", "delta", "B", "C") else x[name]
-                                for name in ("u", "delta", "A", "B", "C", "D")]
+    return x["initial_state"], [
+        x[name][..., 0] if name in ("u", "delta", "B", "C") else x[name]
+        for name in ("u", "delta", "A", "B", "C", "D")
+    ]
 
 
 def test_a_step_refuses_every_derivative():
@@ -337,12 +390,18 @@ def test_a_step_refuses_every_derivative():
     x = step[0].clone().requires_grad_()
     with pytest.raises(NotImplementedError, match=sentence):
         y(x).backward()
-    for derivative in (lambda: grad(y)(step[0]), lambda: jvp(y, (step[0],), (step[0],)),
-                       lambda: vmap(grad(lambda row: y(row.expand(2, -1))))(step[0])):
+    for derivative in (
+        lambda: grad(y)(step[0]),
+        lambda: jvp(y, (step[0],), (step[0],)),
+        lambda: vmap(grad(lambda row: y(row.expand(2, -1))))(step[0]),
+    ):
         with pytest.raises(NotImplementedError, match=sentence):
             derivative()
-    with (forward_ad.dual_level(), torch.no_grad(),
-          pytest.raises(NotImplementedError, match=sentence)):
+    with (
+        forward_ad.dual_level(),
+        torch.no_grad(),
+        pytest.raises(NotImplementedError, match=sentence),
+    ):
         y(forward_ad.make_dual(step[0], step[0]))
 
 

@@ -12,8 +12,14 @@ from scipy.signal import cont2discrete
 from ssm_core.discretize import METHODS, discretize, exponential, exponential_integrals
 
 STEPS = [1e-8, 1e-5, 1e-3, 0.1, 1.0, 10.0]
-SCIPY_NAME = {"euler": "euler", "backward_euler": "backward_diff", "bilinear": "bilinear",
-              "gbt": "gbt", "zoh": "zoh", "foh": "foh"}
+SCIPY_NAME = {
+    "euler": "euler",
+    "backward_euler": "backward_diff",
+    "bilinear": "bilinear",
+    "gbt": "gbt",
+    "zoh": "zoh",
+    "foh": "foh",
+}
 
 
 def system(seed, N=5, M=2, P=3):
@@ -77,10 +83,18 @@ def test_scalar_closed_forms_to_the_last_digits(a, dt):
         "foh": (Phi, b * (Gamma - Gamma1 + Phi * Gamma1), c, d + c * b * Gamma1),
         "dirac": (Phi, b, c, d),
         "euler": (1 + a * dt, b * dt, c, d),
-        "backward_euler": (1 / (1 - a * dt), b * dt / (1 - a * dt), c / (1 - a * dt),
-                           d + c * b * dt / (1 - a * dt)),
-        "bilinear": ((1 + a * dt / 2) / (1 - a * dt / 2), b * dt / (1 - a * dt / 2),
-                     c / (1 - a * dt / 2), d + c * b * dt / 2 / (1 - a * dt / 2)),
+        "backward_euler": (
+            1 / (1 - a * dt),
+            b * dt / (1 - a * dt),
+            c / (1 - a * dt),
+            d + c * b * dt / (1 - a * dt),
+        ),
+        "bilinear": (
+            (1 + a * dt / 2) / (1 - a * dt / 2),
+            b * dt / (1 - a * dt / 2),
+            c / (1 - a * dt / 2),
+            d + c * b * dt / 2 / (1 - a * dt / 2),
+        ),
     }
     for method, values in want.items():
         have = [x.item() for x in discretize(*args, method)]
@@ -128,17 +142,22 @@ def test_a_fast_mode_costs_a_slow_one_no_digits(fast):
     chain = np.array([[-1.0, 0.0], [fast, -fast]])  # the second state follows the first
     for A, order in ((chain, [0, 1]), (chain[::-1, ::-1], [1, 0]), (np.diag([-1.0, -fast]), [0])):
         integrals = exponential_integrals(A, np.eye(2)[:, [order[0]]], 1.0)
-        assert_allclose([x[order[0], 0 if x.shape[1] == 1 else order[0]] for x in integrals], slow,
-                        rtol=1e-14)
+        assert_allclose(
+            [x[order[0], 0 if x.shape[1] == 1 else order[0]] for x in integrals], slow, rtol=1e-14
+        )
         if len(order) == 2:  # it lags by 1 / fast
-            assert_allclose(integrals[0][order[1], order[0]], np.exp(-1.0) / (1 - 1 / fast), rtol=1e-14)
+            assert_allclose(
+                integrals[0][order[1], order[0]], np.exp(-1.0) / (1 - 1 / fast), rtol=1e-14
+            )
     turning = np.zeros((3, 3))
     turning[0, 0], turning[1:, 1:] = -fast, [[-0.1, 2.0], [-2.0, -0.1]]
     Phi = exponential(turning)
     turn = np.exp(-0.1) * np.array([[np.cos(2), np.sin(2)], [-np.sin(2), np.cos(2)]])
     tolerance = 1e-13 if fast <= 1e3 else 1e-14
     assert_allclose(Phi[1:, 1:], turn, rtol=0, atol=tolerance)
-    assert_allclose(exponential_integrals(turning, np.ones((3, 1)), 1.0)[0], Phi, rtol=0, atol=tolerance)
+    assert_allclose(
+        exponential_integrals(turning, np.ones((3, 1)), 1.0)[0], Phi, rtol=0, atol=tolerance
+    )
 
 
 def test_a_stiff_matrix_that_is_full_and_complex():
@@ -168,7 +187,9 @@ def test_entries_times_dt_that_overflow_are_an_error(name, value):
 
 def test_a_large_b_costs_no_digits():
     A, B, _, _ = system(4)
-    for small, large in zip(exponential_integrals(A, B, 0.1), exponential_integrals(A, 2.0**60 * B, 0.1)):
+    for small, large in zip(
+        exponential_integrals(A, B, 0.1), exponential_integrals(A, 2.0**60 * B, 0.1)
+    ):
         scale = 2.0**60 if large.shape == B.shape else 1.0
         assert_allclose(large, scale * small, rtol=1e-14)
 
@@ -198,8 +219,12 @@ def output_error(method, L, alpha=None):
     Ab, Bb, Cb, Db = (x.item() for x in matrices)
     u = np.cos(3 * dt * np.arange(L + 1))
     # both ends of a step enter rules that fold u into the state: start from the state for x(0) = 0
-    weight = {"foh": exponential_integrals([[a]], [[b]], dt)[2].item(),
-              "bilinear": dt / 2 * b, "backward_euler": dt * b, "gbt": (alpha or 0) * dt * b}
+    weight = {
+        "foh": exponential_integrals([[a]], [[b]], dt)[2].item(),
+        "bilinear": dt / 2 * b,
+        "backward_euler": dt * b,
+        "gbt": (alpha or 0) * dt * b,
+    }
     x = -weight.get(method, 0.0) * u[0]
     if method == "dirac":  # an impulse at each sample; x is the state before it
         x, Bb, Cb, Db = 0.0, dt * Ab * b, c, d
@@ -210,10 +235,19 @@ def output_error(method, L, alpha=None):
     return abs(y - (c * exact + d * np.cos(3)))
 
 
-@pytest.mark.parametrize("method, alpha, order", [
-    ("euler", None, 1), ("backward_euler", None, 1), ("bilinear", None, 2), ("gbt", 0.3, 1),
-    ("gbt", 0.5, 2), ("zoh", None, 1), ("foh", None, 2), ("dirac", None, 1),
-])
+@pytest.mark.parametrize(
+    "method, alpha, order",
+    [
+        ("euler", None, 1),
+        ("backward_euler", None, 1),
+        ("bilinear", None, 2),
+        ("gbt", 0.3, 1),
+        ("gbt", 0.5, 2),
+        ("zoh", None, 1),
+        ("foh", None, 2),
+        ("dirac", None, 1),
+    ],
+)
 def test_order_of_convergence_on_samples_of_a_smooth_input(method, alpha, order):
     errors = [output_error(method, L, alpha) for L in (256, 512, 1024)]
     measured = np.log2(np.array(errors[:-1]) / errors[1:])
@@ -245,43 +279,49 @@ def test_accepts_lists_integers_and_views_that_are_not_contiguous():
 GOOD = {"A": [[-1.0]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0.1}
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"A": [[1.0, 2.0]]}, r"A has shape \(1, 2\), expected \(N, N\)"),
-    ({"A": [-1.0, -1.0]}, r"A has shape \(2,\), expected \(N, N\)"),
-    ({"A": np.zeros((0, 0))}, r"A has shape \(0, 0\)"),
-    ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
-    ({"C": [[1.0, 1.0]]}, r"C has shape \(1, 2\), expected \(P, 1\)"),
-    ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
-    ({"D": [[0.0, 0.0]]}, r"D has shape \(1, 2\), expected \(1, 1\)"),
-    ({"A": [[np.nan]]}, r"A holds nan at index \(0, 0\)"),
-    ({"B": [[np.inf]]}, r"B holds inf"),
-    ({"A": [[1.0], [1.0, 2.0]]}, "A is not a rectangular array"),
-    ({"dt": 0.0}, "dt is 0, expected a number above 0"),
-    ({"dt": -0.1}, "dt is -0.1"),
-    ({"dt": np.nan}, "dt is nan"),
-    ({"dt": np.inf}, "dt is inf"),
-    ({"method": "tustin"}, "method is 'tustin', expected one of: euler"),
-    ({"method": "gbt"}, "alpha is None"),
-    ({"method": "gbt", "alpha": 1.5}, "alpha is 1.5, expected a finite number from 0 to 1"),
-    ({"method": "gbt", "alpha": np.nan}, "alpha is nan"),
-    ({"method": "zoh", "alpha": 0.5}, "alpha is 0.5, expected None"),
-    ({"method": "backward_euler", "A": [[10.0]]}, "10 is an eigenvalue of A"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"A": [[1.0, 2.0]]}, r"A has shape \(1, 2\), expected \(N, N\)"),
+        ({"A": [-1.0, -1.0]}, r"A has shape \(2,\), expected \(N, N\)"),
+        ({"A": np.zeros((0, 0))}, r"A has shape \(0, 0\)"),
+        ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
+        ({"C": [[1.0, 1.0]]}, r"C has shape \(1, 2\), expected \(P, 1\)"),
+        ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
+        ({"D": [[0.0, 0.0]]}, r"D has shape \(1, 2\), expected \(1, 1\)"),
+        ({"A": [[np.nan]]}, r"A holds nan at index \(0, 0\)"),
+        ({"B": [[np.inf]]}, r"B holds inf"),
+        ({"A": [[1.0], [1.0, 2.0]]}, "A is not a rectangular array"),
+        ({"dt": 0.0}, "dt is 0, expected a number above 0"),
+        ({"dt": -0.1}, "dt is -0.1"),
+        ({"dt": np.nan}, "dt is nan"),
+        ({"dt": np.inf}, "dt is inf"),
+        ({"method": "tustin"}, "method is 'tustin', expected one of: euler"),
+        ({"method": "gbt"}, "alpha is None"),
+        ({"method": "gbt", "alpha": 1.5}, "alpha is 1.5, expected a finite number from 0 to 1"),
+        ({"method": "gbt", "alpha": np.nan}, "alpha is nan"),
+        ({"method": "zoh", "alpha": 0.5}, "alpha is 0.5, expected None"),
+        ({"method": "backward_euler", "A": [[10.0]]}, "10 is an eigenvalue of A"),
+    ],
+)
 def test_bad_values(change, words):
     with pytest.raises(ValueError, match=words):
         discretize(**{**GOOD, **change})
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"A": [["x"]]}, "A has dtype"),
-    ({"B": None}, "B has dtype object"),
-    ({"dt": "1"}, "dt is '1', expected a real number"),
-    ({"dt": None}, "dt is None"),
-    ({"dt": True}, "dt is True"),
-    ({"dt": 1j}, "dt is 1j"),
-    ({"dt": [0.1, 0.2]}, "dt is "),
-    ({"method": 3}, "method is 3"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"A": [["x"]]}, "A has dtype"),
+        ({"B": None}, "B has dtype object"),
+        ({"dt": "1"}, "dt is '1', expected a real number"),
+        ({"dt": None}, "dt is None"),
+        ({"dt": True}, "dt is True"),
+        ({"dt": 1j}, "dt is 1j"),
+        ({"dt": [0.1, 0.2]}, "dt is "),
+        ({"method": 3}, "method is 3"),
+    ],
+)
 def test_bad_types(change, words):
     with pytest.raises(TypeError, match=words):
         discretize(**{**GOOD, **change})

@@ -16,8 +16,10 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 def modules(package):
     """The package and its modules that import here; kernels need a package that may be missing."""
     names = [package.__name__] + [
-        info.name for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-        if not info.name.endswith("__main__")]
+        info.name
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not info.name.endswith("__main__")
+    ]
     for name in names:
         try:
             yield importlib.import_module(name)
@@ -27,9 +29,12 @@ def modules(package):
 
 
 MODULES = [*modules(ssm_core), *modules(ssm_book)]
-EXAMPLES = {test.name: test for module in MODULES
-            for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={})
-            if test.examples}
+EXAMPLES = {
+    test.name: test
+    for module in MODULES
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={})
+    if test.examples
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -49,6 +54,8 @@ def public_objects():
                     yield f"{module.__name__}.{name}", value
 
 
-@pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in public_objects()])
+@pytest.mark.parametrize(
+    "value", [pytest.param(value, id=name) for name, value in public_objects()]
+)
 def test_public_objects_have_an_example(value):
     assert ">>> " in inspect.getdoc(value)

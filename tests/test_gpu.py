@@ -27,13 +27,21 @@ except ValueError as error:
 
 def test_a_broken_triton_is_passed_over_with_one_warning(tmp_path):
     """As where its compiled part does not fit the system."""
-    (tmp_path / "triton.py").write_text("raise OSError('libtriton.so: wrong ELF class')", encoding="utf-8")
+    (tmp_path / "triton.py").write_text(
+        "raise OSError('libtriton.so: wrong ELF class')", encoding="utf-8"
+    )
     root = str(pathlib.Path(_gpu.__file__).parents[1])
-    run = subprocess.run([sys.executable, "-c", ASK], capture_output=True, encoding="utf-8", check=True,
-                         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])})
+    run = subprocess.run(
+        [sys.executable, "-c", ASK],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
+    )
     assert run.stdout.splitlines() == [
         "reference reference",
-        "backend is 'triton', and the package triton is not installed or cannot be imported"]
+        "backend is 'triton', and the package triton is not installed or cannot be imported",
+    ]
     assert run.stderr.count("RuntimeWarning") == 1
     assert "cannot be imported (OSError: libtriton.so: wrong ELF class)" in run.stderr
 
@@ -46,6 +54,7 @@ def test_a_missing_triton_needs_no_warning(monkeypatch, recwarn):
 
 def test_compiled_programs_ask_once():
     """The question is answered while torch.compile traces, and breaks no graph."""
+
     @torch.compile(fullgraph=True, backend="eager")
     def f(x):
         return x + 1 if _gpu.has_triton() else x + 2

@@ -64,8 +64,13 @@ def test_the_environment_is_pinned():
     for key in ("core", "packages_from"):
         assert DECLARED[key].startswith("https://") and DECLARED[key].endswith("/")
         assert "{version}" in DECLARED[key]
-    for name in ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip",
-                 "pyodide-lock.json"):
+    for name in (
+        "pyodide.mjs",
+        "pyodide.asm.mjs",
+        "pyodide.asm.wasm",
+        "python_stdlib.zip",
+        "pyodide-lock.json",
+    ):
         digest = base64.b64decode(DECLARED["integrity"][name].removeprefix("sha256-"))
         assert len(digest) == hashlib.sha256().digest_size
 
@@ -100,7 +105,9 @@ def test_cells_share_their_names_and_show_what_a_notebook_shows(run):
     assert run("a = 6\nprint('six')\nprint(a)") == [["text", "six\n6\n"]]
     assert run("a * 7") == [["text", "42\n"]]
     assert run("a * 7;") == run("None") == run("") == run("# nothing") == []
-    assert run("class H:\n    def _repr_html_(self):\n        return '<b>'\nH()") == [["html", "<b>"]]
+    assert run("class H:\n    def _repr_html_(self):\n        return '<b>'\nH()") == [
+        ["html", "<b>"]
+    ]
     assert run("import sys\nprint('careful', file=sys.stderr)") == [["text", "careful\n"]]
     assert run("__name__") == [["text", "'__main__'\n"]]
 
@@ -109,7 +116,9 @@ def test_an_error_is_told_as_python_tells_it(run):
     run("def f(x):\n    return 1 / x", "cell 3")
     (before, (kind, told)) = run("print('before')\nf(0)", "cell 4")
     assert before == ["text", "before\n"] and kind == "error"
-    assert told.startswith("Traceback (most recent call last):\n  File \"cell 4\", line 2, in <module>")
+    assert told.startswith(
+        'Traceback (most recent call last):\n  File "cell 4", line 2, in <module>'
+    )
     assert 'File "cell 3", line 2, in f\n    return 1 / x\n' in told
     assert told.endswith("ZeroDivisionError: division by zero\n")
     assert "cells.py" not in told + run("if")[0][1]
@@ -141,8 +150,14 @@ for number, code in enumerate(json.load(sys.stdin), start=1):
 
 def run_in_a_new_python(cells, folder):
     """What each of some cells shows, where the library is that of a folder."""
-    done = subprocess.run([sys.executable, "-c", PYTHON, str(FOLDER / "cells.py")], cwd=folder,
-                          input=json.dumps(cells), capture_output=True, encoding="utf-8", check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON, str(FOLDER / "cells.py")],
+        cwd=folder,
+        input=json.dumps(cells),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     shown = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(shown) == len(cells)
     for outputs in shown:
@@ -155,9 +170,11 @@ def test_the_wheel_is_the_whole_library(tmp_path):
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     assert wheel.endswith("-py3-none-any.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    cells = ["from ssm_book import data, figures, widgets\nfigures.__file__",
-             "assert len(data.oil_prices()[1]) > 8000 and data.measurements('duality-cpu')",
-             "widgets.widget('hippo')"]
+    cells = [
+        "from ssm_book import data, figures, widgets\nfigures.__file__",
+        "assert len(data.oil_prices()[1]) > 8000 and data.measurements('duality-cpu')",
+        "widgets.widget('hippo')",
+    ]
     here, _, [[kind, figure]] = run_in_a_new_python(cells, tmp_path)
     assert str(tmp_path) in here[0][1]
     assert kind == "html" and "<script>" in figure

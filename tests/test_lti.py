@@ -29,16 +29,18 @@ def spring_impulse(t):
 def random_continuous(seed, N=4, M=2, P=3):
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(N, N)) - 3 * np.eye(N)
-    return ContinuousSSM(A, rng.normal(size=(N, M)), rng.normal(size=(P, N)),
-                         rng.normal(size=(P, M)))
+    return ContinuousSSM(
+        A, rng.normal(size=(N, M)), rng.normal(size=(P, N)), rng.normal(size=(P, M))
+    )
 
 
 def random_discrete(seed, N=4, M=2, P=3):
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(N, N))
     A *= 0.95 / np.abs(np.linalg.eigvals(A)).max()
-    return DiscreteSSM(A, rng.normal(size=(N, M)), rng.normal(size=(P, N)),
-                       rng.normal(size=(P, M)), 0.1)
+    return DiscreteSSM(
+        A, rng.normal(size=(N, M)), rng.normal(size=(P, N)), rng.normal(size=(P, M)), 0.1
+    )
 
 
 # the continuous system
@@ -63,10 +65,16 @@ def test_impulse_response_of_one_time_and_before_zero():
 def test_frequency_response_is_the_transform_of_the_impulse_response():
     system = random_continuous(1)
     w = np.array([-2.0, 0.0, 0.7, 10.0])
-    want = quad_vec(lambda t: expm(system.A * t) * np.exp(-1j * w[:, None, None] * t), 0, 60,
-                    epsabs=1e-11, limit=2000)[0]
-    assert_allclose(system.frequency_response(w), system.C @ want @ system.B + system.D,
-                    rtol=0, atol=1e-9)
+    want = quad_vec(
+        lambda t: expm(system.A * t) * np.exp(-1j * w[:, None, None] * t),
+        0,
+        60,
+        epsabs=1e-11,
+        limit=2000,
+    )[0]
+    assert_allclose(
+        system.frequency_response(w), system.C @ want @ system.B + system.D, rtol=0, atol=1e-9
+    )
 
 
 def test_frequency_response_of_the_spring():
@@ -86,8 +94,11 @@ def test_resonance_without_friction_has_no_response():
 
 
 def test_poles():
-    assert_allclose(np.sort_complex(SPRING.poles),
-                    [-2.5 - 1j * np.sqrt(33.75), -2.5 + 1j * np.sqrt(33.75)], rtol=1e-14)
+    assert_allclose(
+        np.sort_complex(SPRING.poles),
+        [-2.5 - 1j * np.sqrt(33.75), -2.5 + 1j * np.sqrt(33.75)],
+        rtol=1e-14,
+    )
     assert LEAKY.poles.dtype == np.complex128
 
 
@@ -115,15 +126,17 @@ def test_simulate_on_an_uneven_grid_is_that_of_a_finer_one():
     coarse = np.sort(np.append(rng.choice(np.arange(1, 300), 20, replace=False), [0, 300]))
     u = rng.normal(size=(len(coarse), 2))
     lines = np.stack([np.interp(fine, fine[coarse], u[:, i]) for i in range(2)], axis=1)
-    assert_allclose(system.simulate(u, fine[coarse]), system.simulate(lines, fine)[coarse],
-                    rtol=0, atol=1e-12)
+    assert_allclose(
+        system.simulate(u, fine[coarse]), system.simulate(lines, fine)[coarse], rtol=0, atol=1e-12
+    )
 
 
 def test_even_steps_need_one_exponential(monkeypatch):
     calls = []
     inner = ssm_core.lti.exponential_integrals
-    monkeypatch.setattr(ssm_core.lti, "exponential_integrals",
-                        lambda *args: calls.append(args) or inner(*args))
+    monkeypatch.setattr(
+        ssm_core.lti, "exponential_integrals", lambda *args: calls.append(args) or inner(*args)
+    )
     t = np.linspace(3.0, 7.7, 1001)
     SPRING.simulate(np.ones(1001), t)
     assert len(calls) <= 2
@@ -233,8 +246,9 @@ def test_relation_to_dlsim():
     assert_allclose(x[:-1], states[1:], rtol=0, atol=1e-13)
     # without D, the same four matrices one sample later
     _, theirs, _ = signal.dlsim((A, B, C, 0 * D, 0.1), np.vstack([u, [[0, 0]]]))
-    assert_allclose(DiscreteSSM(A, B, C, 0 * D, 0.1).recurrence(u)[0], theirs[1:],
-                    rtol=0, atol=1e-13)
+    assert_allclose(
+        DiscreteSSM(A, B, C, 0 * D, 0.1).recurrence(u)[0], theirs[1:], rtol=0, atol=1e-13
+    )
 
 
 def test_recurrence_in_parts():
@@ -252,8 +266,9 @@ def test_shapes_of_one_input_and_one_output():
     u = np.random.default_rng(7).normal(size=20)
     assert system.recurrence(u)[0].shape == system.convolve(u).shape == (20,)
     assert system.recurrence(u[:, None])[0].shape == system.convolve(u[:, None]).shape == (20, 1)
-    assert_allclose(system.convolve(u), causal_convolution(u, system.kernel(20)[:, 0, 0]),
-                    rtol=0, atol=1e-14)
+    assert_allclose(
+        system.convolve(u), causal_convolution(u, system.kernel(20)[:, 0, 0]), rtol=0, atol=1e-14
+    )
     assert np.shape(system.step(1.0, np.zeros(3))[0]) == ()
     assert np.shape(system.step([1.0], np.zeros(3))[0]) == (1,)
 
@@ -348,8 +363,12 @@ def output_error(method, alpha, sample, L):
     def u(t):
         return np.cos(3 * t)
 
-    taken = {"end": u(end), "middle": u(end - dt / 2), "mean": (u(end) + u(end - dt)) / 2,
-             "weight": dt * u(end)}[sample]
+    taken = {
+        "end": u(end),
+        "middle": u(end - dt / 2),
+        "mean": (u(end) + u(end - dt)) / 2,
+        "weight": dt * u(end),
+    }[sample]
     system = SPRING.discretize(dt, method, alpha)
     x0 = np.append([0.0, 0.0], u(0.0)) if method == "foh" else None
     y, _ = system.recurrence(taken, x0)
@@ -359,16 +378,23 @@ def output_error(method, alpha, sample, L):
     return np.abs(y[:: L // 8] - exact).max()
 
 
-@pytest.mark.parametrize("method, alpha, sample, order", [
-    *[(method, None, "end", 1) for method in ("euler", "backward_euler", "bilinear", "zoh")],
-    ("gbt", 0.3, "end", 1),
-    ("foh", None, "end", 2),
-    ("dirac", None, "weight", 1),
-    *[(method, None, "middle", 1) for method in ("euler", "backward_euler")],
-    *[(method, None, sample, 2) for method in ("bilinear", "zoh") for sample in ("middle", "mean")],
-    ("gbt", 0.3, "middle", 1),
-    ("gbt", 0.5, "middle", 2),
-])
+@pytest.mark.parametrize(
+    "method, alpha, sample, order",
+    [
+        *[(method, None, "end", 1) for method in ("euler", "backward_euler", "bilinear", "zoh")],
+        ("gbt", 0.3, "end", 1),
+        ("foh", None, "end", 2),
+        ("dirac", None, "weight", 1),
+        *[(method, None, "middle", 1) for method in ("euler", "backward_euler")],
+        *[
+            (method, None, sample, 2)
+            for method in ("bilinear", "zoh")
+            for sample in ("middle", "mean")
+        ],
+        ("gbt", 0.3, "middle", 1),
+        ("gbt", 0.5, "middle", 2),
+    ],
+)
 def test_order_of_convergence(method, alpha, sample, order):
     errors = np.array([output_error(method, alpha, sample, L) for L in (512, 1024, 2048)])
     assert_allclose(np.log2(errors[:-1] / errors[1:]), order, rtol=0, atol=0.1)
@@ -380,7 +406,9 @@ def test_order_of_convergence_on_a_held_input(method, order):
     errors = []
     for L in (256, 512, 1024):
         exact = SPRING.discretize(1 / L, "zoh").recurrence(np.ones(L))[0]
-        errors.append(np.abs(SPRING.discretize(1 / L, method).recurrence(np.ones(L))[0] - exact).max())
+        errors.append(
+            np.abs(SPRING.discretize(1 / L, method).recurrence(np.ones(L))[0] - exact).max()
+        )
     errors = np.array(errors)
     assert_allclose(np.log2(errors[:-1] / errors[1:]), order, rtol=0, atol=0.1)
 
@@ -428,10 +456,15 @@ def test_systems_are_immutable():
         system.discretize(0.1).dt = 1.0
 
 
-@pytest.mark.parametrize("copied", [
-    copy.copy, copy.deepcopy, lambda system: pickle.loads(pickle.dumps(system)),
-    lambda system: dataclasses.replace(system),
-])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda system: pickle.loads(pickle.dumps(system)),
+        lambda system: dataclasses.replace(system),
+    ],
+)
 @pytest.mark.parametrize("system", [SPRING, SPRING.discretize(0.1)])
 def test_copies_stay_frozen_and_are_equal(copied, system):
     other = copied(system)
@@ -477,15 +510,18 @@ def test_input_that_is_not_contiguous():
 DISCRETE = {"A": [[0.5]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0.1}
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"A": [[1.0, 2.0]]}, "A has shape"),
-    ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
-    ({"C": [[1.0, 1.0]]}, "C has shape"),
-    ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
-    ({"D": [[np.nan]]}, "D holds nan"),
-    ({"dt": 0}, "dt is 0"),
-    ({"dt": np.inf}, "dt is inf"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"A": [[1.0, 2.0]]}, "A has shape"),
+        ({"B": [[1.0], [1.0]]}, r"B has shape \(2, 1\), expected \(1, M\)"),
+        ({"C": [[1.0, 1.0]]}, "C has shape"),
+        ({"D": [0.0, 0.0]}, r"D has shape \(2,\), expected \(1, 1\)"),
+        ({"D": [[np.nan]]}, "D holds nan"),
+        ({"dt": 0}, "dt is 0"),
+        ({"dt": np.inf}, "dt is inf"),
+    ],
+)
 def test_bad_matrices(change, words):
     arguments = {**DISCRETE, **change}
     with pytest.raises(ValueError, match=words):
@@ -496,44 +532,53 @@ def test_bad_matrices(change, words):
             ContinuousSSM(**arguments)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda s: s.step(1.0, [1.0, 2.0]), r"x has shape \(2,\), expected \(1,\)"),
-    (lambda s: s.step(1.0, 1.0), r"x has shape \(\)"),
-    (lambda s: s.step([1.0, 2.0], [1.0]), r"u has shape \(2,\), expected \(1,\)"),
-    (lambda s: s.step(np.nan, [1.0]), "u holds nan"),
-    (lambda s: s.recurrence(1.0), r"u has shape \(\), expected \(L, 1\) or \(L,\)"),
-    (lambda s: s.recurrence([]), r"u has shape \(0,\)"),
-    (lambda s: s.recurrence(np.ones((4, 2))), r"u has shape \(4, 2\)"),
-    (lambda s: s.recurrence([1.0, np.nan]), "u holds nan at index"),
-    (lambda s: s.recurrence([1.0], x0=[0.0, 0.0]), "x0 has shape"),
-    (lambda s: s.convolve(np.ones((1, 4, 1))), "u has shape"),
-    (lambda s: s.kernel(0), "L is 0"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda s: s.step(1.0, [1.0, 2.0]), r"x has shape \(2,\), expected \(1,\)"),
+        (lambda s: s.step(1.0, 1.0), r"x has shape \(\)"),
+        (lambda s: s.step([1.0, 2.0], [1.0]), r"u has shape \(2,\), expected \(1,\)"),
+        (lambda s: s.step(np.nan, [1.0]), "u holds nan"),
+        (lambda s: s.recurrence(1.0), r"u has shape \(\), expected \(L, 1\) or \(L,\)"),
+        (lambda s: s.recurrence([]), r"u has shape \(0,\)"),
+        (lambda s: s.recurrence(np.ones((4, 2))), r"u has shape \(4, 2\)"),
+        (lambda s: s.recurrence([1.0, np.nan]), "u holds nan at index"),
+        (lambda s: s.recurrence([1.0], x0=[0.0, 0.0]), "x0 has shape"),
+        (lambda s: s.convolve(np.ones((1, 4, 1))), "u has shape"),
+        (lambda s: s.kernel(0), "L is 0"),
+    ],
+)
 def test_bad_arguments_of_a_discrete_system(call, words):
     with pytest.raises(ValueError, match=words):
         call(DiscreteSSM(**DISCRETE))
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda s: s.simulate([1.0, 1.0], [0.0]), r"u has shape \(2,\), expected \(1, 1\) or \(1,\)"),
-    (lambda s: s.simulate([1.0, 1.0], [0.0, 0.0]), "t does not increase"),
-    (lambda s: s.simulate([1.0, 1.0], [1.0, 0.0]), "t does not increase"),
-    (lambda s: s.simulate([1.0], 0.0), "t has shape"),
-    (lambda s: s.simulate([1.0], [np.nan]), "t holds nan"),
-    (lambda s: s.simulate([1.0, np.inf], [0.0, 1.0]), "u holds inf"),
-    (lambda s: s.simulate([1.0], [0.0], x0=[1.0, 2.0]), "x0 has shape"),
-    (lambda s: s.simulate(lambda t: [1.0, 2.0], [0.0, 1.0]), "u has shape"),
-    (lambda s: s.simulate(lambda t: np.nan, [0.0, 1.0]), "u holds nan"),
-    (lambda s: s.impulse_response([[0.0]]), "t has shape"),
-    (lambda s: s.impulse_response(np.inf), "t holds inf"),
-    (lambda s: s.frequency_response([]), "w has shape"),
-    (lambda s: s.frequency_response(np.nan), "w holds nan"),
-    (lambda s: s.discretize(0.0), "dt is 0"),
-    (lambda s: s.discretize(0.0, "foh"), "dt is 0"),
-    (lambda s: s.discretize(0.1, "nope"), "method is 'nope'"),
-    (lambda s: s.discretize(0.1, "gbt"), "alpha is None"),
-    (lambda s: s.discretize(0.1, "foh", 0.5), "alpha is 0.5"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda s: s.simulate([1.0, 1.0], [0.0]),
+            r"u has shape \(2,\), expected \(1, 1\) or \(1,\)",
+        ),
+        (lambda s: s.simulate([1.0, 1.0], [0.0, 0.0]), "t does not increase"),
+        (lambda s: s.simulate([1.0, 1.0], [1.0, 0.0]), "t does not increase"),
+        (lambda s: s.simulate([1.0], 0.0), "t has shape"),
+        (lambda s: s.simulate([1.0], [np.nan]), "t holds nan"),
+        (lambda s: s.simulate([1.0, np.inf], [0.0, 1.0]), "u holds inf"),
+        (lambda s: s.simulate([1.0], [0.0], x0=[1.0, 2.0]), "x0 has shape"),
+        (lambda s: s.simulate(lambda t: [1.0, 2.0], [0.0, 1.0]), "u has shape"),
+        (lambda s: s.simulate(lambda t: np.nan, [0.0, 1.0]), "u holds nan"),
+        (lambda s: s.impulse_response([[0.0]]), "t has shape"),
+        (lambda s: s.impulse_response(np.inf), "t holds inf"),
+        (lambda s: s.frequency_response([]), "w has shape"),
+        (lambda s: s.frequency_response(np.nan), "w holds nan"),
+        (lambda s: s.discretize(0.0), "dt is 0"),
+        (lambda s: s.discretize(0.0, "foh"), "dt is 0"),
+        (lambda s: s.discretize(0.1, "nope"), "method is 'nope'"),
+        (lambda s: s.discretize(0.1, "gbt"), "alpha is None"),
+        (lambda s: s.discretize(0.1, "foh", 0.5), "alpha is 0.5"),
+    ],
+)
 def test_bad_arguments_of_a_continuous_system(call, words):
     with pytest.raises(ValueError, match=words):
         call(LEAKY)

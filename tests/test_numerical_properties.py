@@ -23,8 +23,14 @@ from ssm_core.lti import ContinuousSSM, DiscreteSSM
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 
 MEASURES = ("legs", "legt", "lagt", "glagt", "fout", "chebt")
-SCIPY_NAME = {"euler": "euler", "backward_euler": "backward_diff", "bilinear": "bilinear",
-              "gbt": "gbt", "zoh": "zoh", "foh": "foh"}
+SCIPY_NAME = {
+    "euler": "euler",
+    "backward_euler": "backward_diff",
+    "bilinear": "bilinear",
+    "gbt": "gbt",
+    "zoh": "zoh",
+    "foh": "foh",
+}
 
 sizes = st.integers(1, 4)
 lengths = st.integers(1, 30)
@@ -81,26 +87,34 @@ def well_conditioned(draw, N):
 
 def guises(x):
     """The same numbers in other memory: each must give the same result, bit for bit or nearly."""
-    return st.sampled_from([
-        x.tolist(),
-        np.asfortranarray(x),
-        np.flip(np.flip(x).copy()),
-        np.repeat(x, 2, axis=-1)[..., ::2],
-        _checks.read_only(x),
-        x.astype(x.dtype.newbyteorder(">")),
-        np.ma.masked_array(x, mask=False),
-        x.astype(np.clongdouble if x.dtype.kind == "c" else np.longdouble),
-        x.view(type("Subclass", (np.ndarray,), {})),
-        *([np.asmatrix(x)] if x.ndim == 2 else []),
-    ])
+    return st.sampled_from(
+        [
+            x.tolist(),
+            np.asfortranarray(x),
+            np.flip(np.flip(x).copy()),
+            np.repeat(x, 2, axis=-1)[..., ::2],
+            _checks.read_only(x),
+            x.astype(x.dtype.newbyteorder(">")),
+            np.ma.masked_array(x, mask=False),
+            x.astype(np.clongdouble if x.dtype.kind == "c" else np.longdouble),
+            x.view(type("Subclass", (np.ndarray,), {})),
+            *([np.asmatrix(x)] if x.ndim == 2 else []),
+        ]
+    )
 
 
 # the checks
 
 
-@given(hnp.arrays(st.sampled_from(["?", "i1", "u1", "<i2", ">i4", "u8", "f2", "<f4", ">f8", "g",
-                                   "F", ">c16", "G"]),
-                  hnp.array_shapes(min_dims=0, max_dims=3, max_side=4), elements=st.integers(0, 1)))
+@given(
+    hnp.arrays(
+        st.sampled_from(
+            ["?", "i1", "u1", "<i2", ">i4", "u8", "f2", "<f4", ">f8", "g", "F", ">c16", "G"]
+        ),
+        hnp.array_shapes(min_dims=0, max_dims=3, max_side=4),
+        elements=st.integers(0, 1),
+    )
+)
 def test_every_dtype_of_numbers_is_converted(x):
     y = _checks.as_array(x, "x")
     assert y.dtype == (np.complex128 if x.dtype.kind == "c" else np.float64)
@@ -108,7 +122,9 @@ def test_every_dtype_of_numbers_is_converted(x):
     np.testing.assert_array_equal(y, x)
 
 
-@given(st.data(), hnp.arrays(np.float64, hnp.array_shapes(max_dims=3, max_side=4), elements=numbers))
+@given(
+    st.data(), hnp.arrays(np.float64, hnp.array_shapes(max_dims=3, max_side=4), elements=numbers)
+)
 def test_a_mask_or_a_bad_number_anywhere_is_seen(data, x):
     place = tuple(data.draw(st.integers(0, n - 1)) for n in x.shape)
     masked = np.ma.masked_array(x)
@@ -169,8 +185,12 @@ def test_kernel_is_its_definition_in_any_coordinates(data, system, L):
     close(conv.kernel_from_ssm(A, B, C, shorter), K[:shorter], size=len(A))
     T = data.draw(well_conditioned(len(A)))
     inverse = np.linalg.inv(T)
-    close(conv.kernel_from_ssm(T @ A @ inverse, T @ B, C @ inverse, L), K, size=9 * len(A),
-          tolerance=1e-11)
+    close(
+        conv.kernel_from_ssm(T @ A @ inverse, T @ B, C @ inverse, L),
+        K,
+        size=9 * len(A),
+        tolerance=1e-11,
+    )
 
 
 # the discrete system
@@ -266,7 +286,9 @@ def test_copies_are_equal_read_only_and_independent(data, system):
     changed = np.array(system.A)
     changed.flat[data.draw(st.integers(0, changed.size - 1))] += 1
     parts = (changed, system.B, system.C, system.D)
-    other = DiscreteSSM(*parts, system.dt) if isinstance(system, DiscreteSSM) else ContinuousSSM(*parts)
+    other = (
+        DiscreteSSM(*parts, system.dt) if isinstance(system, DiscreteSSM) else ContinuousSSM(*parts)
+    )
     assert other != system and system != "a system"
 
 
@@ -274,8 +296,12 @@ def test_copies_are_equal_read_only_and_independent(data, system):
 def test_short_forms_are_the_matrices(data, system):
     A, B, C, D = system
     N, M, P = len(A), B.shape[1], len(C)
-    short = [A.item() if N == 1 else A, B[:, 0] if M == 1 else B, C[0] if P == 1 else C,
-             D[0] if P == 1 else D[:, 0] if M == 1 else D]
+    short = [
+        A.item() if N == 1 else A,
+        B[:, 0] if M == 1 else B,
+        C[0] if P == 1 else C,
+        D[0] if P == 1 else D[:, 0] if M == 1 else D,
+    ]
     assert ContinuousSSM(*short) == ContinuousSSM(A, B, C, D)
     assert DiscreteSSM(*short, dt=1.0) == DiscreteSSM(A, B, C, D, 1.0)
     for nothing in (None, 0, 0.0, np.zeros((P, M))):
@@ -335,7 +361,9 @@ def test_simulation_is_scipys(data, system, L, dt):
     close(system.simulate(u, t, x0), want.reshape(L, system.P), size=10)
 
 
-@given(st.data(), continuous(is_complex=False), st.lists(st.floats(-50, 50), min_size=1, max_size=5))
+@given(
+    st.data(), continuous(is_complex=False), st.lists(st.floats(-50, 50), min_size=1, max_size=5)
+)
 def test_responses_in_frequency_and_time(data, system, w):
     G = system.frequency_response(w)
     close(system.frequency_response(-np.array(w)), G.conj())
@@ -345,8 +373,11 @@ def test_responses_in_frequency_and_time(data, system, w):
     h = system.impulse_response(np.abs(w))
     close(h[0], system.C @ disc.exponential(system.A * abs(w[0])) @ system.B)
     dt = data.draw(st.floats(0.01, 1.0))
-    close(system.discretize(dt, "dirac").kernel(8) - np.pad(system.D[None], [(0, 7), (0, 0), (0, 0)]),
-          system.impulse_response(dt * np.arange(8)), size=4)
+    close(
+        system.discretize(dt, "dirac").kernel(8) - np.pad(system.D[None], [(0, 7), (0, 0), (0, 0)]),
+        system.impulse_response(dt * np.arange(8)),
+        size=4,
+    )
 
 
 # discretization
@@ -394,7 +425,9 @@ def stiff(draw):
     """A whose rates lie up to 16 powers of ten apart: triangular, decoupled, or defective."""
     rates = draw(st.lists(st.floats(-8, 8), min_size=2, max_size=4))
     A = -np.diag(10.0 ** np.array(rates))
-    kind = draw(st.sampled_from(["diagonal", "lower", "upper", "rotation", "defective", "singular"]))
+    kind = draw(
+        st.sampled_from(["diagonal", "lower", "upper", "rotation", "defective", "singular"])
+    )
     if kind in ("lower", "upper"):
         A += A @ np.tril(draw(arrays(*A.shape)), -1)  # coupled as fast as the rate that receives
         A = A if kind == "lower" else A[::-1, ::-1]
@@ -455,8 +488,10 @@ def test_rnn_splits_and_its_units_can_be_permuted(data, N, M, L, activation):
 @given(st.data(), sizes, sizes, st.integers(2, 10), st.sampled_from(["gru", "lstm"]))
 def test_gated_cells_split_and_their_jacobians_are_slopes(data, N, M, L, name):
     gates = 3 if name == "gru" else 4
-    weights = [data.draw(arrays(*shape)) for shape in
-               ((gates * N, M), (gates * N, N), (gates * N,), (gates * N,))]
+    weights = [
+        data.draw(arrays(*shape))
+        for shape in ((gates * N, M), (gates * N, N), (gates * N,), (gates * N,))
+    ]
     u, start = data.draw(arrays(L, M)), [data.draw(arrays(N)) for _ in range(gates - 2)]
 
     def run(u, *start):
@@ -470,8 +505,13 @@ def test_gated_cells_split_and_their_jacobians_are_slopes(data, N, M, L, name):
     close(np.reshape(getattr(cells, name)(*hidden), s.shape), s)
     J = getattr(cells, f"{name}_jacobians")(u, *weights, *start)[0]
     x, step = np.concatenate(start), 1e-6
-    slopes = [(run(u[:1], *np.split(x + d, len(start))) - run(u[:1], *np.split(x - d, len(start)))).ravel()
-              / (2 * step) for d in step * np.eye(len(x))]
+    slopes = [
+        (
+            run(u[:1], *np.split(x + d, len(start))) - run(u[:1], *np.split(x - d, len(start)))
+        ).ravel()
+        / (2 * step)
+        for d in step * np.eye(len(x))
+    ]
     close(J, np.transpose(slopes), tolerance=1e-7)
 
 
@@ -504,8 +544,11 @@ def test_projection_is_linear_causal_and_keeps_a_subset(data, memory, L, every):
     dt = 0.01
     x = hippo.project(u, measure, N, dt, **arguments)
     size = 10 * L
-    close(hippo.project(a * u + v, measure, N, dt, **arguments),
-          a * x + hippo.project(v, measure, N, dt, **arguments), size)
+    close(
+        hippo.project(a * u + v, measure, N, dt, **arguments),
+        a * x + hippo.project(v, measure, N, dt, **arguments),
+        size,
+    )
     cut = data.draw(st.integers(1, L))
     close(hippo.project(u[:cut], measure, N, dt, **arguments), x[:cut])
     close(hippo.project(u, measure, N, dt, every=every, **arguments), x[every - 1 :: every])
@@ -525,16 +568,26 @@ def test_reconstruction_is_linear_and_takes_rounded_ends(data, memory, K):
     t = np.sort(data.draw(hnp.arrays(np.float64, 6, elements=st.floats(0, 0.99))))
     past = hippo.reconstruct(x, measure, t, **arguments)
     size = N * np.abs(hippo.basis(measure, N, t, **arguments)).max()
-    close(hippo.reconstruct(a * x + z, measure, t, **arguments),
-          a * past + hippo.reconstruct(z, measure, t, **arguments), size)
+    close(
+        hippo.reconstruct(a * x + z, measure, t, **arguments),
+        a * past + hippo.reconstruct(z, measure, t, **arguments),
+        size,
+    )
     close(hippo.reconstruct(x[0], measure, t, **arguments), past[0], size)
     close(hippo.reconstruct(x, measure, t[2], **arguments), past[:, 2], size)
-    close(hippo.reconstruct(data.draw(guises(x)), measure, data.draw(guises(t)), **arguments), past,
-          size)
+    close(
+        hippo.reconstruct(data.draw(guises(x)), measure, data.draw(guises(t)), **arguments),
+        past,
+        size,
+    )
     ends = [0.0] if arguments.get("alpha", 0) < 0 else [0.0, 1.0]
     rounded = [end + data.draw(st.floats(-4e-16, 4e-16)) for end in ends]
-    close(hippo.basis(measure, N, rounded, **arguments), hippo.basis(measure, N, ends, **arguments),
-          size=N**2, tolerance=1e-9 if measure != "glagt" else 1.0)
+    close(
+        hippo.basis(measure, N, rounded, **arguments),
+        hippo.basis(measure, N, ends, **arguments),
+        size=N**2,
+        tolerance=1e-9 if measure != "glagt" else 1.0,
+    )
 
 
 @given(st.data(), st.sampled_from(["legs", "legt", "fout"]), st.integers(1, 8))
@@ -561,8 +614,14 @@ def test_a_longer_window_is_a_slower_clock(memory, theta):
 # bad input
 
 SQUARE, ROWS, COLUMNS = -np.eye(3), np.ones((3, 2)), np.ones((2, 3))
-GATES = {"u": np.ones((5, 2)), "weight_ih": np.ones((9, 2)), "weight_hh": np.ones((9, 3)),
-         "bias_ih": np.ones(9), "bias_hh": np.ones(9), "h0": np.ones(3)}
+GATES = {
+    "u": np.ones((5, 2)),
+    "weight_ih": np.ones((9, 2)),
+    "weight_hh": np.ones((9, 3)),
+    "bias_ih": np.ones(9),
+    "bias_hh": np.ones(9),
+    "h0": np.ones(3),
+}
 SYSTEM = {"A": SQUARE, "B": ROWS, "C": COLUMNS, "D": np.ones((2, 2))}
 ONE, TWO = ContinuousSSM(**SYSTEM), DiscreteSSM(**SYSTEM, dt=1.0)
 U, T = np.ones((5, 2)), np.arange(5.0)
@@ -583,8 +642,11 @@ CALLS = [  # function, good arguments, those of them that must be real
     (TWO.recurrence, {"u": U, "x0": np.ones(3)}, ""),
     (TWO.convolve, {"u": U}, ""),
     (TWO.kernel, {"L": 4}, ""),
-    (cells.rnn, {"u": U, "W": SQUARE, "U": ROWS, "b": np.ones(3), "activation": "tanh",
-                 "h0": np.ones(3)}, "u W U b h0"),
+    (
+        cells.rnn,
+        {"u": U, "W": SQUARE, "U": ROWS, "b": np.ones(3), "activation": "tanh", "h0": np.ones(3)},
+        "u W U b h0",
+    ),
     (cells.rnn_jacobians, {"W": SQUARE, "h": np.ones((4, 3)), "activation": "relu"}, "W h"),
     (cells.jacobian_norms, {"W": SQUARE, "h": np.ones((4, 3)), "activation": "relu"}, "W h"),
     (cells.gradient_norms, {"jacobians": np.ones((4, 3, 3))}, "jacobians"),
@@ -592,15 +654,30 @@ CALLS = [  # function, good arguments, those of them that must be real
     (cells.with_spectral_radius, {"W": SQUARE, "radius": 0.5}, "W"),
     (cells.gru, GATES, " ".join(GATES)),
     (cells.gru_jacobians, GATES, " ".join(GATES)),
-    (cells.lstm, {**{key: np.ones((12, *value.shape[1:])) if value.shape[0] == 9 else value
-                     for key, value in GATES.items()}, "c0": np.ones(3)}, " ".join(GATES) + " c0"),
+    (
+        cells.lstm,
+        {
+            **{
+                key: np.ones((12, *value.shape[1:])) if value.shape[0] == 9 else value
+                for key, value in GATES.items()
+            },
+            "c0": np.ones(3),
+        },
+        " ".join(GATES) + " c0",
+    ),
     (hippo.transition, {"measure": "glagt", "N": 4, "alpha": 0.5, "beta": 0.1}, ""),
     (hippo.basis, {"measure": "legt", "N": 4, "t": T / 5, "theta": 2.0}, "t"),
-    (hippo.project, {"u": T, "measure": "legt", "N": 4, "dt": 0.1, "method": "zoh", "every": 2,
-                     "theta": 2.0}, "u"),
+    (
+        hippo.project,
+        {"u": T, "measure": "legt", "N": 4, "dt": 0.1, "method": "zoh", "every": 2, "theta": 2.0},
+        "u",
+    ),
     (hippo.project, {"u": T, "measure": "legs", "N": 4, "dt": 0.1}, "u"),
-    (hippo.reconstruct, {"coefficients": T, "measure": "legt", "t": T / 5, "theta": 2.0},
-     "coefficients t"),
+    (
+        hippo.reconstruct,
+        {"coefficients": T, "measure": "legt", "t": T / 5, "theta": 2.0},
+        "coefficients t",
+    ),
 ]
 
 
@@ -612,19 +689,35 @@ def spoiled(draw, value, real):
     if isinstance(value, int):
         return draw(st.sampled_from([-1, 2.5, "3", True, 1j, [1, 2], np.array([1.5]), np.nan]))
     if isinstance(value, float):
-        return draw(st.sampled_from([np.nan, np.inf, -np.inf, -1e9, "1", 1j, True, [1.0, 2.0],
-                                     np.ma.masked, object()]))
+        return draw(
+            st.sampled_from(
+                [np.nan, np.inf, -np.inf, -1e9, "1", 1j, True, [1.0, 2.0], np.ma.masked, object()]
+            )
+        )
     place = tuple(draw(st.integers(0, n - 1)) for n in value.shape)
     masked = np.ma.masked_array(value, mask=False)
     masked[place] = np.ma.masked
     holes = [np.array(value) for _ in range(3)]
     for hole, hollow in zip(holes, (np.nan, np.inf, -np.inf)):
         hole[place] = hollow
-    return draw(st.sampled_from([
-        *holes, masked, np.zeros((1, 1, 1, 1)), np.empty((0, *value.shape[1:])), value.astype(str),
-        value.astype("datetime64[s]"), "text", [[1.0], [1.0, 2.0]], {1: 2}, object(),
-        np.array([None, 1.0]), *([value * 1j] if real else []),
-    ]))
+    return draw(
+        st.sampled_from(
+            [
+                *holes,
+                masked,
+                np.zeros((1, 1, 1, 1)),
+                np.empty((0, *value.shape[1:])),
+                value.astype(str),
+                value.astype("datetime64[s]"),
+                "text",
+                [[1.0], [1.0, 2.0]],
+                {1: 2},
+                object(),
+                np.array([None, 1.0]),
+                *([value * 1j] if real else []),
+            ]
+        )
+    )
 
 
 @given(st.data(), st.sampled_from(CALLS))
@@ -640,8 +733,10 @@ def test_bad_input_names_the_argument(data, call):
 @given(st.sampled_from(CALLS), st.sampled_from([1e-320, 1e-200, 1.0]))
 def test_results_do_not_depend_on_the_error_state_of_the_caller(call, factor):
     function, good, _ = call
-    arguments = {name: value * factor if isinstance(value, np.ndarray) and name != "t" else value
-                 for name, value in good.items()}
+    arguments = {
+        name: value * factor if isinstance(value, np.ndarray) and name != "t" else value
+        for name, value in good.items()
+    }
 
     def run():
         try:
@@ -667,7 +762,8 @@ def test_huge_and_tiny_numbers_give_finite_results_or_a_clear_error(data, call):
     for name, value in good.items():
         if isinstance(value, np.ndarray) and name != "t" and data.draw(st.booleans()):
             arguments[name] = data.draw(
-                hnp.arrays(np.float64, value.shape, elements=st.sampled_from(EXTREMES)))
+                hnp.arrays(np.float64, value.shape, elements=st.sampled_from(EXTREMES))
+            )
         elif isinstance(value, float) and data.draw(st.booleans()):
             arguments[name] = data.draw(st.sampled_from([x for x in EXTREMES if x > 0]))
     try:

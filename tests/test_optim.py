@@ -14,28 +14,40 @@ def names_by_group(model, **options):
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, 0.01, **options)
     assert len({id(p) for group in groups for p in group["params"]}) == sum(
-        len(group["params"]) for group in groups)
+        len(group["params"]) for group in groups
+    )
     return {group["name"]: {names[id(p)] for p in group["params"]} for group in groups}
 
 
-@pytest.mark.parametrize("ssm, memory", [
-    (lambda d: S4(d, 8), {"log_dt", "log_decay", "frequency", "P", "B"}),
-    (lambda d: S4D(d, 8), {"log_dt", "log_decay", "frequency", "B"}),
-    (lambda d: S4D(d, 8, "real"), {"log_dt", "log_decay", "B"})], ids=["S4", "S4D", "real"])
+@pytest.mark.parametrize(
+    "ssm, memory",
+    [
+        (lambda d: S4(d, 8), {"log_dt", "log_decay", "frequency", "P", "B"}),
+        (lambda d: S4D(d, 8), {"log_dt", "log_decay", "frequency", "B"}),
+        (lambda d: S4D(d, 8, "real"), {"log_dt", "log_decay", "B"}),
+    ],
+    ids=["S4", "S4D", "real"],
+)
 def test_a_network_of_s4(ssm, memory):
     model = SequenceModel(1, 2, d_model=4, n_layers=2, ssm=ssm)
     groups = names_by_group(model)
     assert set().union(*groups.values()) == {name for name, _ in model.named_parameters()}
     assert groups["memory"] == {f"blocks.{i}.ssm.{name}" for i in range(2) for name in memory}
-    assert groups["decay"] == {"encoder.weight", "decoder.weight", *(
-        f"blocks.{i}.{name}" for i in range(2) for name in ("ssm.C", "mix.2.weight"))}
+    assert groups["decay"] == {
+        "encoder.weight",
+        "decoder.weight",
+        *(f"blocks.{i}.{name}" for i in range(2) for name in ("ssm.C", "mix.2.weight")),
+    }
 
 
 def test_rates():
     model = SequenceModel(1, 2, d_model=4, n_layers=2)
     groups = {group["name"]: group for group in parameter_groups(model, 0.01, weight_decay=0.1)}
     assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
-        "decay": (0.01, 0.1), "no_decay": (0.01, 0.0), "memory": (1e-3, 0.0)}
+        "decay": (0.01, 0.1),
+        "no_decay": (0.01, 0.0),
+        "memory": (1e-3, 0.0),
+    }
     by_name = {group["name"]: group for group in parameter_groups(model, 0.01, memory_lr=1e-5)}
     assert by_name["memory"]["lr"] == 1e-5
     assert {group["lr"] for group in parameter_groups(model, 1e-4)} == {1e-4}  # no faster than lr
@@ -55,10 +67,18 @@ def test_mamba():
 
 
 def test_norms_and_biases_do_not_decay():
-    model = nn.ModuleDict({
-        "linear": nn.Linear(2, 3), "conv": nn.Conv1d(2, 2, 3), "embedding": nn.Embedding(4, 2),
-        "flat": nn.LayerNorm(2), "wide": nn.LayerNorm((3, 2)), "rms": nn.RMSNorm((3, 2)),
-        "group": nn.GroupNorm(1, 2), "batch": nn.BatchNorm1d(2)})
+    model = nn.ModuleDict(
+        {
+            "linear": nn.Linear(2, 3),
+            "conv": nn.Conv1d(2, 2, 3),
+            "embedding": nn.Embedding(4, 2),
+            "flat": nn.LayerNorm(2),
+            "wide": nn.LayerNorm((3, 2)),
+            "rms": nn.RMSNorm((3, 2)),
+            "group": nn.GroupNorm(1, 2),
+            "batch": nn.BatchNorm1d(2),
+        }
+    )
     groups = names_by_group(model)
     assert groups["decay"] == {"linear.weight", "conv.weight", "embedding.weight"}
 
@@ -76,7 +96,10 @@ def test_declarations_and_marks():
             self.marked._no_weight_decay = True
 
     assert names_by_group(Layer()) == {
-        "memory": {"slow"}, "no_decay": {"kept", "marked"}, "decay": {"plain"}}
+        "memory": {"slow"},
+        "no_decay": {"kept", "marked"},
+        "decay": {"plain"},
+    }
 
 
 def test_shared_parameters_are_listed_once():
@@ -94,8 +117,10 @@ def test_frozen_parameters_are_left_out():
     layer = S4D(4, 8)
     layer.B.requires_grad_(False)
     layer.C.requires_grad_(False)
-    assert names_by_group(layer) == {"no_decay": {"D"},
-                                     "memory": {"log_dt", "log_decay", "frequency"}}
+    assert names_by_group(layer) == {
+        "no_decay": {"D"},
+        "memory": {"log_dt", "log_decay", "frequency"},
+    }
     assert parameter_groups(layer.requires_grad_(False), 0.01) == []
 
 
@@ -104,27 +129,44 @@ def test_parametrized_memory_stays_memory():
     nn.utils.parametrize.register_parametrization(layer, "B", nn.Identity())
     nn.utils.parametrizations.weight_norm(layer, "frequency")
     groups = names_by_group(nn.Sequential(layer))
-    assert {"0.parametrizations.B.original", "0.parametrizations.frequency.original0",
-            "0.parametrizations.frequency.original1"} <= groups["memory"]
+    assert {
+        "0.parametrizations.B.original",
+        "0.parametrizations.frequency.original0",
+        "0.parametrizations.frequency.original1",
+    } <= groups["memory"]
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda model: torch.compile(model, backend="eager"), nn.DataParallel, nn.Sequential])
+@pytest.mark.parametrize(
+    "wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel, nn.Sequential]
+)
 def test_wrappers(wrap):
     model = SequenceModel(1, 2, d_model=4, n_layers=1)
-    sizes = [{group["name"]: len(group["params"]) for group in parameter_groups(m, 0.01)}
-             for m in (model, wrap(model))]
+    sizes = [
+        {group["name"]: len(group["params"]) for group in parameter_groups(m, 0.01)}
+        for m in (model, wrap(model))
+    ]
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("call, error, message", [
-    (lambda: parameter_groups(S4D(4).parameters(), 0.01), TypeError, "model is a generator"),
-    (lambda: parameter_groups(S4D(4), 0.0), ValueError, "lr is 0"),
-    (lambda: parameter_groups(S4D(4), "fast"), TypeError, "lr is 'fast'"),
-    (lambda: parameter_groups(S4D(4), 0.01, memory_lr=-1), ValueError, "memory_lr is -1"),
-    (lambda: parameter_groups(S4D(4), 0.01, weight_decay=-0.1), ValueError, "weight_decay is -0.1"),
-    (lambda: parameter_groups(S4D(4), 0.01, weight_decay=float("nan")), ValueError, "weight_decay"),
-])
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: parameter_groups(S4D(4).parameters(), 0.01), TypeError, "model is a generator"),
+        (lambda: parameter_groups(S4D(4), 0.0), ValueError, "lr is 0"),
+        (lambda: parameter_groups(S4D(4), "fast"), TypeError, "lr is 'fast'"),
+        (lambda: parameter_groups(S4D(4), 0.01, memory_lr=-1), ValueError, "memory_lr is -1"),
+        (
+            lambda: parameter_groups(S4D(4), 0.01, weight_decay=-0.1),
+            ValueError,
+            "weight_decay is -0.1",
+        ),
+        (
+            lambda: parameter_groups(S4D(4), 0.01, weight_decay=float("nan")),
+            ValueError,
+            "weight_decay",
+        ),
+    ],
+)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()

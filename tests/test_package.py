@@ -21,7 +21,9 @@ HEAVY = ("torch", "triton", "matplotlib", "scipy", "numba")
 def loaded_by(statements):
     """The modules loaded after running statements in a fresh interpreter."""
     code = f"import sys, json\n{statements}\nprint(json.dumps(sorted(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -38,8 +40,10 @@ def test_the_numerical_modules_load_no_torch(names):
 
 
 def test_modules_are_attributes_when_asked_for():
-    statements = ("import ssm_core\nassert dir(ssm_core) == sorted([*ssm_core.__all__, '__version__'])\n"
-                  "assert 'ssm_core.lti' not in sys.modules\nssm_core.lti.DiscreteSSM")
+    statements = (
+        "import ssm_core\nassert dir(ssm_core) == sorted([*ssm_core.__all__, '__version__'])\n"
+        "assert 'ssm_core.lti' not in sys.modules\nssm_core.lti.DiscreteSSM"
+    )
     assert "ssm_core.lti" in loaded_by(statements)
 
 

@@ -21,8 +21,11 @@ import ssm_core
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 REPOSITORY, BOOK = CONFIG["repository"]["url"], CONFIG["html"]["baseurl"]
-RESULTS = [path for room in ("benchmarks", "experiments")
-           for path in (ROOT / room / "results").glob("*.json")]
+RESULTS = [
+    path
+    for room in ("benchmarks", "experiments")
+    for path in (ROOT / room / "results").glob("*.json")
+]
 
 
 def build(builder, root, folder):
@@ -53,8 +56,11 @@ def metadata(wheel):
 
 def files(folder):
     """Names of the files that belong to the project below a folder, seen from the folder."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def contents(wheel):
@@ -64,8 +70,11 @@ def contents(wheel):
 
 
 def test_the_wheel_has_both_packages_and_the_measurements_and_nothing_else(wheel):
-    packages = {f"{package}/{name}" for package in ("ssm_core", "ssm_book")
-                for name in files(ROOT / package)}
+    packages = {
+        f"{package}/{name}"
+        for package in ("ssm_core", "ssm_book")
+        for name in files(ROOT / package)
+    }
     assert contents(wheel) == packages | {f"ssm_book/results/{path.name}" for path in RESULTS}
     assert {"ssm_core/py.typed", "ssm_book/py.typed"} <= packages
 
@@ -73,8 +82,18 @@ def test_the_wheel_has_both_packages_and_the_measurements_and_nothing_else(wheel
 def test_the_sdist_has_the_library_its_tests_and_nothing_of_the_book(unpacked_sdist):
     names = files(unpacked_sdist)
     assert {name.partition("/")[0] for name in names} == {
-        "ssm_core", "ssm_book", "benchmarks", "experiments", "tests", "CHANGELOG.md",
-        "CITATION.cff", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "requirements.txt",
+        "ssm_core",
+        "ssm_book",
+        "benchmarks",
+        "experiments",
+        "tests",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "LICENSE",
+        "PKG-INFO",
+        "README.md",
+        "pyproject.toml",
+        "requirements.txt",
         ".gitignore",  # the build reads it
     }
     needs_the_book = re.compile(r"_config\.yml|_toc\.yml|ROOT / \"(book|tools)\"")
@@ -94,7 +113,9 @@ def test_the_installed_wheel_works_alone(wheel, tmp_path):
     packages = pathlib.Path(sysconfig.get_path("purelib", "venv", there))
     install = ["-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q"]
     subprocess.run([sys.executable, *install, str(wheel)], check=True)
-    (packages / "numpy.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")  # and SciPy, from here
+    (packages / "numpy.pth").write_text(
+        sysconfig.get_path("purelib"), encoding="utf-8"
+    )  # and SciPy, from here
     code = """
 import ssm_core, ssm_book, sys
 from ssm_book import data, exercises, widgets

@@ -16,7 +16,9 @@ def project(tmp_path):
     (tmp_path / "ssm_core" / "__init__.py").write_text('__version__ = "0.2.0"\n', encoding="utf-8")
     (tmp_path / "CHANGELOG.md").write_text(
         "# Changelog\n\n## Unreleased\n\n- later\n\n## [0.2.0] - 2026-12-01\n\n- faster\n\n"
-        "## 0.1.0\n\n- first\n", encoding="utf-8")
+        "## 0.1.0\n\n- first\n",
+        encoding="utf-8",
+    )
     return tmp_path
 
 

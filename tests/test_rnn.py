@@ -1,6 +1,5 @@
 """The cells against torch, their Jacobians against autograd, the norms against their definition."""
 
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -23,15 +22,24 @@ from ssm_core.rnn import (
 
 def vanilla(seed=0, L=12, N=5, M=3):
     rng = np.random.default_rng(seed)
-    return {"u": rng.normal(size=(L, M)), "W": rng.normal(size=(N, N)) / np.sqrt(N),
-            "U": rng.normal(size=(N, M)), "b": rng.normal(size=N)}
+    return {
+        "u": rng.normal(size=(L, M)),
+        "W": rng.normal(size=(N, N)) / np.sqrt(N),
+        "U": rng.normal(size=(N, M)),
+        "b": rng.normal(size=N),
+    }
 
 
 def gated(gates, seed=0, L=9, N=4, M=3):
     rng = np.random.default_rng(seed)
-    return {"u": rng.normal(size=(L, M)), "weight_ih": rng.normal(size=(gates * N, M)),
-            "weight_hh": rng.normal(size=(gates * N, N)), "bias_ih": rng.normal(size=gates * N),
-            "bias_hh": rng.normal(size=gates * N), "h0": rng.normal(size=N)}
+    return {
+        "u": rng.normal(size=(L, M)),
+        "weight_ih": rng.normal(size=(gates * N, M)),
+        "weight_hh": rng.normal(size=(gates * N, N)),
+        "bias_ih": rng.normal(size=gates * N),
+        "bias_hh": rng.normal(size=gates * N),
+        "h0": rng.normal(size=N),
+    }
 
 
 def in_torch(name, arguments, **extra):
@@ -47,7 +55,12 @@ def in_torch(name, arguments, **extra):
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_rnn_agrees_with_torch(activation):
     a = vanilla()
-    parameters = {"weight_ih": a["U"], "weight_hh": a["W"], "bias_ih": a["b"], "bias_hh": 0 * a["b"]}
+    parameters = {
+        "weight_ih": a["U"],
+        "weight_hh": a["W"],
+        "bias_ih": a["b"],
+        "bias_hh": 0 * a["b"],
+    }
     torch, cell = in_torch("RNN", parameters, nonlinearity=activation)
     want = cell(torch.from_numpy(a["u"]))[0].detach().numpy()
     assert_allclose(rnn(**a, activation=activation), want, rtol=0, atol=1e-13)
@@ -84,8 +97,12 @@ def by_autograd(name, a, gates_state):
         return cell(u[k : k + 1], s[None])[1][0]
 
     jacobian = torch.autograd.functional.jacobian
-    return np.stack([jacobian(lambda s, k=k: step(s, k), torch.from_numpy(gates_state[k])).numpy()
-                     for k in range(len(u))])
+    return np.stack(
+        [
+            jacobian(lambda s, k=k: step(s, k), torch.from_numpy(gates_state[k])).numpy()
+            for k in range(len(u))
+        ]
+    )
 
 
 def test_gru_jacobians_agree_with_autograd():
@@ -112,8 +129,10 @@ def test_rnn_jacobians_agree_with_differences(activation):
     step, k, N = 1e-6, 7, 5
     for j in range(N):
         shift = step * np.eye(N)[j]
-        ends = [rnn(a["u"][k : k + 1], a["W"], a["U"], a["b"], activation, h[k - 1] + sign * shift)
-                for sign in (1, -1)]
+        ends = [
+            rnn(a["u"][k : k + 1], a["W"], a["U"], a["b"], activation, h[k - 1] + sign * shift)
+            for sign in (1, -1)
+        ]
         assert_allclose(J[k][:, j], (ends[0] - ends[1])[0] / (2 * step), rtol=0, atol=1e-8)
 
 
@@ -147,8 +166,9 @@ def test_orthogonal_and_linear_keeps_gradients_and_tanh_loses_them():
     rng = np.random.default_rng(1)
     u = rng.normal(size=(200, 1))
     run = {"u": u, "W": W, "U": rng.normal(size=(16, 1)), "b": np.zeros(16)}
-    assert_allclose(jacobian_norms(W, rnn(**run, activation="identity"), "identity"), 1,
-                    rtol=0, atol=1e-12)
+    assert_allclose(
+        jacobian_norms(W, rnn(**run, activation="identity"), "identity"), 1, rtol=0, atol=1e-12
+    )
     assert jacobian_norms(W, rnn(**run))[-1] < 1e-6
 
 
@@ -210,31 +230,37 @@ def test_runs_in_parts():
     assert_array_equal(np.vstack([first[1], rest[1]]), c)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"W": [[1.0, 0.0]]}, "W has shape"),
-    ({"U": np.ones((4, 3))}, r"U has shape \(4, 3\), expected \(5, M\)"),
-    ({"b": np.ones(4)}, "b has shape"),
-    ({"u": np.ones((12, 2))}, r"u has shape \(12, 2\), expected \(L, 3\)"),
-    ({"u": np.ones(12)}, "u has shape"),
-    ({"u": np.full((12, 3), np.nan)}, "u holds nan"),
-    ({"h0": np.ones(3)}, "h0 has shape"),
-    ({"activation": "swish"}, "activation is 'swish', expected one of: tanh"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"W": [[1.0, 0.0]]}, "W has shape"),
+        ({"U": np.ones((4, 3))}, r"U has shape \(4, 3\), expected \(5, M\)"),
+        ({"b": np.ones(4)}, "b has shape"),
+        ({"u": np.ones((12, 2))}, r"u has shape \(12, 2\), expected \(L, 3\)"),
+        ({"u": np.ones(12)}, "u has shape"),
+        ({"u": np.full((12, 3), np.nan)}, "u holds nan"),
+        ({"h0": np.ones(3)}, "h0 has shape"),
+        ({"activation": "swish"}, "activation is 'swish', expected one of: tanh"),
+    ],
+)
 def test_bad_arguments_of_the_rnn(change, words):
     with pytest.raises(ValueError, match=words):
         rnn(**{**vanilla(), **change})
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"weight_hh": np.ones((12, 5))}, r"weight_hh has shape \(12, 5\), expected \(\d+, 5\)"),
-    ({"weight_hh": np.ones(12)}, "weight_hh has shape"),
-    ({"weight_ih": np.ones((11, 3))}, r"weight_ih has shape \(11, 3\), expected \(12, M\)"),
-    ({"bias_ih": np.ones(4)}, "bias_ih has shape"),
-    ({"bias_hh": np.ones(4)}, "bias_hh has shape"),
-    ({"u": np.ones((9, 2))}, "u has shape"),
-    ({"h0": np.ones(5)}, "h0 has shape"),
-    ({"bias_hh": np.full(12, np.inf)}, "bias_hh holds inf"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"weight_hh": np.ones((12, 5))}, r"weight_hh has shape \(12, 5\), expected \(\d+, 5\)"),
+        ({"weight_hh": np.ones(12)}, "weight_hh has shape"),
+        ({"weight_ih": np.ones((11, 3))}, r"weight_ih has shape \(11, 3\), expected \(12, M\)"),
+        ({"bias_ih": np.ones(4)}, "bias_ih has shape"),
+        ({"bias_hh": np.ones(4)}, "bias_hh has shape"),
+        ({"u": np.ones((9, 2))}, "u has shape"),
+        ({"h0": np.ones(5)}, "h0 has shape"),
+        ({"bias_hh": np.full(12, np.inf)}, "bias_hh holds inf"),
+    ],
+)
 @pytest.mark.parametrize("run", [gru, gru_jacobians])
 def test_bad_arguments_of_the_gru(run, change, words):
     with pytest.raises(ValueError, match=words):

@@ -142,8 +142,10 @@ def test_what_touches_a_formula_stays_with_it(built):
     paragraph = re.search(r"<p>The <em>one.*?</p>", built[0]["first"], re.DOTALL).group()
     kept = re.findall(r'<span class="together">(.*?</span>.*?)</span>', paragraph)
     assert list(map(text, kept)) == [r"(\(k\)-th),", r"\(a\),", r"\(b\);", r"\(c\),", r"\(f\)."]
-    assert text(paragraph) == (r"The one, two, the (\(k\)-th), all of \(a\), \(b\); see \(c\), or \(d\). "
-                               r"Alone: \(e\) here \(f\).")
+    assert text(paragraph) == (
+        r"The one, two, the (\(k\)-th), all of \(a\), \(b\); see \(c\), or \(d\). "
+        r"Alone: \(e\) here \(f\)."
+    )
 
 
 def test_a_line_that_ends_before_a_formula_stays_one(built):
@@ -174,8 +176,12 @@ def test_an_equation_names_its_functions(built):
 
 
 def test_a_function_names_its_equations(built):
-    links = re.findall(r'href="(first\.html#equation-eq-double)"[^>]*>\(2\.1\)', built[0]["library"])
-    assert len(links) == 4  # of the module, in the text and the table of the function, of the method
+    links = re.findall(
+        r'href="(first\.html#equation-eq-double)"[^>]*>\(2\.1\)', built[0]["library"]
+    )
+    assert (
+        len(links) == 4
+    )  # of the module, in the text and the table of the function, of the method
     assert "eq-double" not in text(built[0]["library"])
 
 

@@ -118,7 +118,9 @@ def test_no_syntax_of_the_book_is_left(notebooks, name):
     expected = {"{cite:t}", "{eq}", "tags"}
     if not name.endswith("-deeper"):
         expected.add("{exercise}")
-    if f"{name.removesuffix('-deeper')}-deeper" not in CHAPTERS:  # the second edition prints numbers
+    if (
+        f"{name.removesuffix('-deeper')}-deeper" not in CHAPTERS
+    ):  # the second edition prints numbers
         expected.add("{glue:text}")
     assert expected <= left_in_the_chapter
 
@@ -148,10 +150,18 @@ def test_code_and_outputs_are_those_of_the_chapter(notebooks, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_folded_code_has_a_title_and_solutions_are_folded(notebooks, name):
     hidden = [cell for cell in code(notebooks[name]) if cell.metadata.get("cellView") == "form"]
-    assert all(re.match(r"# @title (Fig\. [\d.]+|Solution to Exercise [\d.]+|Code|Imports|Check: .+)\n",
-                        cell.source) for cell in hidden)
-    folded = [c for c in code(stored(name))
-              if {"hide-input", "hide-cell"} & set(c.metadata.get("tags", []))]
+    assert all(
+        re.match(
+            r"# @title (Fig\. [\d.]+|Solution to Exercise [\d.]+|Code|Imports|Check: .+)\n",
+            cell.source,
+        )
+        for cell in hidden
+    )
+    folded = [
+        c
+        for c in code(stored(name))
+        if {"hide-input", "hide-cell"} & set(c.metadata.get("tags", []))
+    ]
     titles = [cell.source.splitlines()[0] for cell in hidden]
     assert sum("Solution" not in title for title in titles) == len(folded)
     exercises = "\n".join(prose(stored(name))).count("{exercise}")
@@ -203,8 +213,16 @@ def test_the_repository_is_named_in_one_place():
     assert f"https://{owner}.github.io/{name}/" == BOOK
     assert f'Repository = "{ADDRESS}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"repository-code: {ADDRESS}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    folders = ("ssm_core", "ssm_book", "tools", "tests", "benchmarks", "experiments",
-               ".github", "book/source")
+    folders = (
+        "ssm_core",
+        "ssm_book",
+        "tools",
+        "tests",
+        "benchmarks",
+        "experiments",
+        ".github",
+        "book/source",
+    )
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     text = [path for path in files if path.suffix in {".py", ".sh", ".yml", ".md", ".js"}]
     assert text and not [path for path in text if ADDRESS in path.read_text(encoding="utf-8")]
@@ -227,8 +245,11 @@ def test_the_first_cell_installs_neither_torch_nor_triton(notebooks):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapters_import_what_the_first_cell_brings(name):
-    imported = {match for cell in code(stored(name))
-                for match in re.findall(r"^(?:from|import) (\w+)", cell.source, re.MULTILINE)}
+    imported = {
+        match
+        for cell in code(stored(name))
+        for match in re.findall(r"^(?:from|import) (\w+)", cell.source, re.MULTILINE)
+    }
     there = {"ssm_core", "ssm_book", "numpy", "scipy", "matplotlib", "torch", "triton", "IPython"}
     assert imported - sys.stdlib_module_names <= there
 
@@ -251,7 +272,9 @@ def test_notebook_runs_alone_in_an_empty_folder(notebooks, name, tmp_path):
 def test_they_are_published_as_one_commit(notebooks, tmp_path):
     def git(*command):
         command = ["git", "-C", tmp_path, *command]
-        return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
+        return subprocess.run(
+            command, check=True, capture_output=True, encoding="utf-8"
+        ).stdout.split()
 
     branch = CONFIG["repository"]["branch"]
     git("init", "--quiet", "--bare")

@@ -17,8 +17,13 @@ def ours():
 
 
 def in_a_new_process(code):
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, encoding="utf-8",
-                         timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout

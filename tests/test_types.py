@@ -11,12 +11,17 @@ def callables(value):
     """A function itself; of a class what is called by its users, with its constructor."""
     if inspect.isfunction(value):
         return [value]
-    methods = [member for name, member in vars(value).items()
-               if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))]
+    methods = [
+        member
+        for name, member in vars(value).items()
+        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
+    ]
     return [method for method in methods if method.__module__ == value.__module__]
 
 
-@pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in public_objects()])
+@pytest.mark.parametrize(
+    "value", [pytest.param(value, id=name) for name, value in public_objects()]
+)
 def test_public_signatures_are_annotated(value):
     for function in callables(value):
         signature = inspect.signature(function)

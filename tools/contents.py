@@ -10,8 +10,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def pages(root: pathlib.Path = ROOT) -> list[str]:
     """All pages but the first, each chapter followed by the pages that go deeper: book/memory, …"""
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [page["file"] for part in contents["parts"] for chapter in part["chapters"]
-            for page in (chapter, *chapter.get("sections", ()))]
+    return [
+        page["file"]
+        for part in contents["parts"]
+        for chapter in part["chapters"]
+        for page in (chapter, *chapter.get("sections", ()))
+    ]
 
 
 def chapters(root: pathlib.Path = ROOT) -> list[str]:

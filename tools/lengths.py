@@ -31,23 +31,35 @@ class Lengths(NamedTuple):
 def lengths(name: str) -> Lengths:
     """Count a page of the book by its name, without the ending."""
     notebook = nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
-    stop = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"
-                 and re.search(r"^## Exercises", cell.source, re.MULTILINE)), len(notebook.cells))
+    stop = next(
+        (
+            i
+            for i, cell in enumerate(notebook.cells)
+            if cell.cell_type == "markdown"
+            and re.search(r"^## Exercises", cell.source, re.MULTILINE)
+        ),
+        len(notebook.cells),
+    )
     main = notebook.cells[: stop + 1]
     text = "\n".join(cell.source for cell in main if cell.cell_type == "markdown")
     text = re.split(r"^## Exercises", text, flags=re.MULTILINE)[0]
     code = [cell for cell in main if cell.cell_type == "code"]
-    captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "") for cell in code]
+    captions = [
+        cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "") for cell in code
+    ]
     visible = [cell for cell in code if not FOLDED & set(cell.metadata.get("tags", ()))]
     lines = [line for cell in visible for line in cell.source.splitlines()]
     return Lengths(
         words=count_words("\n".join([text, *captions])),
         cells=len(visible),
         longest=max((len(cell.source.splitlines()) for cell in visible), default=0),
-        results=sum(any(output.output_type == "stream" for output in cell.outputs) for cell in visible),
+        results=sum(
+            any(output.output_type == "stream" for output in cell.outputs) for cell in visible
+        ),
         checks=sum("check" in cell.metadata.get("tags", ()) for cell in code),
-        machinery=sum(bool(re.search(r"\bassert\b|\b(glue|note)\(|display=False", line))
-                      for line in lines),
+        machinery=sum(
+            bool(re.search(r"\bassert\b|\b(glue|note)\(|display=False", line)) for line in lines
+        ),
     )
 
 

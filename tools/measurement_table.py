@@ -1,6 +1,6 @@
 """The table of the page book/benchmarks: what the stored measurements say, in one number each.
 
-    python tools/measurement_table.py             write book/benchmarks.csv
+python tools/measurement_table.py             write book/benchmarks.csv
 """
 
 import csv
@@ -10,8 +10,15 @@ from ssm_book.data import measurements
 
 TABLE = pathlib.Path(__file__).resolve().parents[1] / "book" / "benchmarks.csv"
 HEADER = ("measured", "result", "on", "chapter")
-NETWORKS = {"mamba": "Mamba", "s4": "S4", "s4d": "S4D", "random": "random A", "lstm": "LSTM",
-            "transformer": "Transformer", "linear_attention": "linear attention"}
+NETWORKS = {
+    "mamba": "Mamba",
+    "s4": "S4",
+    "s4d": "S4D",
+    "random": "random A",
+    "lstm": "LSTM",
+    "transformer": "Transformer",
+    "linear_attention": "linear attention",
+}
 
 
 def rows():
@@ -45,11 +52,17 @@ def _orders():
 def _memory():
     name = "hippo-cpu"
     speed = measurements(name)["steps_per_second"]
-    for kind, words in (("legs", "LegS, 256 coefficients, O(N) step"),
-                        ("legs_dense", "the same by a dense matrix")):
+    for kind, words in (
+        ("legs", "LegS, 256 coefficients, O(N) step"),
+        ("legs_dense", "the same by a dense matrix"),
+    ):
         low, middle, high = (speed[kind][x] / 1e6 for x in ("min", "median", "max"))
-        yield _row(f"{words}, million samples a second",
-                   f"{middle:.2g} ({low:.2g} to {high:.2g})", name, "hippo")
+        yield _row(
+            f"{words}, million samples a second",
+            f"{middle:.2g} ({low:.2g} to {high:.2g})",
+            name,
+            "hippo",
+        )
 
 
 def _scan():
@@ -57,15 +70,19 @@ def _scan():
     (row,) = measurements(name)["rows"]
     for way, words in (("forward", "forward"), ("forward_and_backward", "with its gradient")):
         ratios = row["contenders"]["loop"]["times_slower_than_ours"][way]
-        yield _row(f"scan, {words}, a loop over samples takes", _times(ratios), name,
-                   "selective_scan")
+        yield _row(
+            f"scan, {words}, a loop over samples takes", _times(ratios), name, "selective_scan"
+        )
     name = "scan-h100"
     for row in measurements(name)["rows"]:
         ratio = row["times_faster_than_baseline"]
-        yield _row(f"Triton scan against the CUDA kernel, b {row['b']}, d {row['d']}, "
-                   f"L {row['L']}, n {row['n']}",
-                   f"{ratio['forward']:.2f} times as fast forward, {ratio['backward']:.2f} back",
-                   name, "selective_scan")
+        yield _row(
+            f"Triton scan against the CUDA kernel, b {row['b']}, d {row['d']}, "
+            f"L {row['L']}, n {row['n']}",
+            f"{ratio['forward']:.2f} times as fast forward, {ratio['backward']:.2f} back",
+            name,
+            "selective_scan",
+        )
 
 
 def _s4():
@@ -73,13 +90,21 @@ def _s4():
     stored = measurements(name)
     for sums, words in (("cauchy", "Cauchy sums"), ("vandermonde", "Vandermonde sums")):
         naive = stored[sums]["naive_complex128"]
-        yield _row(f"{words}, H 256, N 64, L 16384, complex128 as it stands takes",
-                   _times(naive["times_slower"]["forward"]), name, "s4")
+        yield _row(
+            f"{words}, H 256, N 64, L 16384, complex128 as it stands takes",
+            _times(naive["times_slower"]["forward"]),
+            name,
+            "s4",
+        )
         memory = naive["peak_bytes"] / stored[sums]["ours"]["peak_bytes"]
         yield _row(f"{words}, its memory against ours", f"{memory:.0f} times", name, "s4")
     for row in stored["layers"]:
-        yield _row(f"layer of width {row['width']}, powers of a dense matrix against S4",
-                   _times(row["dense"]["times_slower"]), name, "s4")
+        yield _row(
+            f"layer of width {row['width']}, powers of a dense matrix against S4",
+            _times(row["dense"]["times_slower"]),
+            name,
+            "s4",
+        )
 
 
 def _trained():
@@ -87,8 +112,12 @@ def _trained():
         name = f"{task}-h200"
         for run in _runs(name):
             log = run["log"]
-            yield _row(f"MNIST {words}, {NETWORKS[run['model']]}, {len(log)} epochs",
-                       f"{100 * log[-1]['accuracy']:.2f} % right", name, "s4")
+            yield _row(
+                f"MNIST {words}, {NETWORKS[run['model']]}, {len(log)} epochs",
+                f"{100 * log[-1]['accuracy']:.2f} % right",
+                name,
+                "s4",
+            )
 
 
 def _tasks():
@@ -97,26 +126,43 @@ def _tasks():
         for run in _runs(name):
             steps = run["log"][-1]["epoch"] * run["every"]
             way = "growing" if run["doublings"] else "at full length"
-            yield _row(f"{words}, {NETWORKS[run['model']]}, {way}, {steps:,} steps",
-                       f"{100 * run['log'][-1]['accuracy']:.1f} % right", name, "training")
+            yield _row(
+                f"{words}, {NETWORKS[run['model']]}, {way}, {steps:,} steps",
+                f"{100 * run['log'][-1]['accuracy']:.1f} % right",
+                name,
+                "training",
+            )
     name = "induction-h200"
     for run in _runs(name):
         if run["lengths"]:
             far = max((int(L) for L, right in run["lengths"].items() if right > 0.99), default=None)
-            yield _row(f"induction heads, trained at 256, {NETWORKS[run['model']]}",
-                       f"99 % right up to {far:,}" if far else "not learned", name, "training")
+            yield _row(
+                f"induction heads, trained at 256, {NETWORKS[run['model']]}",
+                f"99 % right up to {far:,}" if far else "not learned",
+                name,
+                "training",
+            )
 
 
 def _generation():
     name = "generation-h200"
     (row,) = (row for row in measurements(name)["rows"] if row["batch"] == 64)
-    others = {"transformer": "our Transformer", "transformers_neox": "GPT-NeoX of transformers",
-              "transformers_mamba": "Mamba of transformers"}
+    others = {
+        "transformer": "our Transformer",
+        "transformers_neox": "GPT-NeoX of transformers",
+        "transformers_mamba": "Mamba of transformers",
+    }
     ours = row["contenders"]["ours"]["tokens_per_second"]
-    yield _row("generation, 130M, 64 texts, Mamba", f"{ours:,.0f} tokens a second", name, "training")
+    yield _row(
+        "generation, 130M, 64 texts, Mamba", f"{ours:,.0f} tokens a second", name, "training"
+    )
     for other, words in others.items():
-        yield _row(f"generation, 130M, 64 texts, Mamba against {words}",
-                   f"{row['contenders'][other]['ours_over_this']:.1f} times", name, "training")
+        yield _row(
+            f"generation, 130M, 64 texts, Mamba against {words}",
+            f"{row['contenders'][other]['ours_over_this']:.1f} times",
+            name,
+            "training",
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Print the lower bounds of pyproject.toml as pins: the oldest versions that are supported.
 
-    pip install $(python tools/oldest.py)                    # NumPy and SciPy
-    pip install $(python tools/oldest.py fast torch mamba)   # and these extras
+pip install $(python tools/oldest.py)                    # NumPy and SciPy
+pip install $(python tools/oldest.py fast torch mamba)   # and these extras
 """
 
 import pathlib

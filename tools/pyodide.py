@@ -25,7 +25,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def declared():
     """What _config.yml says under live_python."""
-    return yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["config"]["live_python"]
+    return yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["config"][
+        "live_python"
+    ]
 
 
 def wheels(lock, packages):
@@ -51,8 +53,7 @@ def fetch(folder, live, with_packages):
     if npm is None:
         raise SystemExit("npm is needed to fetch Pyodide, and is not on the path")
     command = [npm, "pack", f"pyodide@{live['version']}"]
-    packed = subprocess.run(command, cwd=folder, check=False,
-                            capture_output=True, encoding="utf-8")
+    packed = subprocess.run(command, cwd=folder, check=False, capture_output=True, encoding="utf-8")
     if packed.returncode:
         raise SystemExit(f"npm could not fetch Pyodide:\n{packed.stderr}")
     (archive,) = folder.glob("*.tgz")
@@ -77,7 +78,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=pathlib.Path, default=ROOT / "book/_static/pyodide")
+    parser.add_argument(
+        "folder", nargs="?", type=pathlib.Path, default=ROOT / "book/_static/pyodide"
+    )
     parser.add_argument("--core", action="store_true", help="leave the packages out")
     arguments = parser.parse_args()
     folder = arguments.folder

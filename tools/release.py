@@ -1,6 +1,6 @@
 """Check that a tag, the version and the changelog agree, and print what the changelog says of it.
 
-    python tools/release.py v0.2.0
+python tools/release.py v0.2.0
 """
 
 import pathlib
@@ -19,7 +19,9 @@ def notes(tag: str, root: pathlib.Path = ROOT) -> str:
     source = (root / "ssm_core" / "__init__.py").read_text(encoding="utf-8")
     version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
     if tag != f"v{version}":
-        raise ValueError(f"the tag is {tag}, and ssm_core.__version__ is {version}: expected v{version}")
+        raise ValueError(
+            f"the tag is {tag}, and ssm_core.__version__ is {version}: expected v{version}"
+        )
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     sections = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
     for section in sections:

@@ -10,11 +10,23 @@ from experiments.tasks.digits import Digits, Drawing
 from experiments.tasks.induction import Induction
 from experiments.tasks.recall import Recall
 
-TASKS = {"delay": Delay, "smnist": Digits, "psmnist": Digits, "drawing": Drawing,
-         "copying": Copying, "induction": Induction, "recall": Recall, "char": Char}
-MODELS = {"delay": DelayLine.MODELS, "smnist": OF_SIGNALS, "psmnist": OF_SIGNALS,
-          "drawing": ("s4", "s4d", "random"),
-          **dict.fromkeys(("copying", "induction", "recall", "char"), OF_TOKENS)}
+TASKS = {
+    "delay": Delay,
+    "smnist": Digits,
+    "psmnist": Digits,
+    "drawing": Drawing,
+    "copying": Copying,
+    "induction": Induction,
+    "recall": Recall,
+    "char": Char,
+}
+MODELS = {
+    "delay": DelayLine.MODELS,
+    "smnist": OF_SIGNALS,
+    "psmnist": OF_SIGNALS,
+    "drawing": ("s4", "s4d", "random"),
+    **dict.fromkeys(("copying", "induction", "recall", "char"), OF_TOKENS),
+}
 
 
 def make_task(settings, device, data=None):

@@ -26,8 +26,9 @@ class Tokens:
 
     def network(self):
         s = self.settings
-        return networks.of_tokens(s.model, self.VOCAB, width=s.width, layers=s.layers,
-                                  dt_min=s.dt_min)
+        return networks.of_tokens(
+            s.model, self.VOCAB, width=s.width, layers=s.layers, dt_min=s.dt_min
+        )
 
     def epoch(self, number):
         """The batches of an epoch, which depend on the seed and the number of the epoch alone."""
@@ -49,8 +50,9 @@ class Tokens:
     def run(self, model, inputs, last, **options):
         """What the model returns for the last positions."""
         low = self.BF16 and self.device == "cuda"
-        with torch.autocast(self.device, torch.bfloat16, enabled=low,
-                            cache_enabled=False):  # a CUDA graph would miss what a cache keeps
+        with torch.autocast(
+            self.device, torch.bfloat16, enabled=low, cache_enabled=False
+        ):  # a CUDA graph would miss what a cache keeps
             return model(inputs, last=last, **options)
 
     def loss(self, model, batch):
@@ -80,8 +82,9 @@ class Answers(Tokens):
     def accuracy(self, model, inputs, targets, piece=None):
         """The share of answers that are right; sequences come in pieces of ``piece`` tokens."""
         right = 0
-        for rows, answers in zip(inputs.split(self.settings.batch),
-                                 targets.split(self.settings.batch)):
+        for rows, answers in zip(
+            inputs.split(self.settings.batch), targets.split(self.settings.batch)
+        ):
             right += (self.answers(model, rows, answers.shape[1], piece) == answers).sum()
         return right.item() / targets.numel()
 

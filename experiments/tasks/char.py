@@ -20,13 +20,15 @@ class Char(Tokens):
 
     def __init__(self, settings, device):
         super().__init__(settings, device)
-        self.text, self.test = (torch.tensor(data.novel(part)[0], device=device)
-                                for part in ("train", "test"))
+        self.text, self.test = (
+            torch.tensor(data.novel(part)[0], device=device) for part in ("train", "test")
+        )
         self.VOCAB = len(data.novel()[1])
 
     def draw(self, count, length, generator):
-        start = torch.randint(0, len(self.text) - length, (count, 1), generator=generator,
-                              device=self.device)
+        start = torch.randint(
+            0, len(self.text) - length, (count, 1), generator=generator, device=self.device
+        )
         windows = self.text[start + torch.arange(length + 1, device=self.device)]
         return windows[:, :-1], windows[:, 1:]
 

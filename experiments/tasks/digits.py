@@ -26,13 +26,16 @@ class Digits:
         pixels = images.reshape(len(images), -1)
         if self.settings.task == "psmnist":
             pixels = pixels[:, np.random.default_rng(0).permutation(pixels.shape[1])]
-        return (torch.tensor(pixels, device=self.device),
-                torch.tensor(labels, device=self.device).long())
+        return (
+            torch.tensor(pixels, device=self.device),
+            torch.tensor(labels, device=self.device).long(),
+        )
 
     def network(self):
         s = self.settings
-        return networks.of_signals(s.model, 10, width=s.width, layers=s.layers, dropout=s.dropout,
-                                   pool=True, length=784)
+        return networks.of_signals(
+            s.model, 10, width=s.width, layers=s.layers, dropout=s.dropout, pool=True, length=784
+        )
 
     def epoch(self, number):
         """The batches of an epoch, which depend on the seed and the number of the epoch alone."""
@@ -47,8 +50,10 @@ class Digits:
         return functional.cross_entropy(model(grey(pixels)), labels)
 
     def measure(self, model):
-        right = sum((model(grey(pixels)).argmax(1) == labels).sum()
-                    for pixels, labels in zip(*(x.split(500) for x in self.test)))
+        right = sum(
+            (model(grey(pixels)).argmax(1) == labels).sum()
+            for pixels, labels in zip(*(x.split(500) for x in self.test))
+        )
         return {"accuracy": right.item() / len(self.test[1])}
 
 
@@ -57,8 +62,9 @@ class Drawing(Digits):
 
     def network(self):
         s = self.settings
-        return networks.of_signals(s.model, 256, width=s.width, layers=s.layers, dropout=s.dropout,
-                                   pool=False, length=784)
+        return networks.of_signals(
+            s.model, 256, width=s.width, layers=s.layers, dropout=s.dropout, pool=False, length=784
+        )
 
     def loss(self, model, batch):
         pixels = batch[0]

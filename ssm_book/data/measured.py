@@ -40,8 +40,12 @@ def measurements(name: str) -> dict[str, Any]:
         >>> measurements("hippo-cpu")["setup"]["N"]
         256
     """
-    files = {file.name.removesuffix(".json"): file
-             for folder in _folders() for file in folder.iterdir() if file.name.endswith(".json")}
+    files = {
+        file.name.removesuffix(".json"): file
+        for folder in _folders()
+        for file in folder.iterdir()
+        if file.name.endswith(".json")
+    }
     name = as_choice(name, "name", sorted(files) or ["(no measurements are installed)"])
     return json.loads(files[name].read_text(encoding="utf-8"))
 

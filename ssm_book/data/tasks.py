@@ -119,7 +119,11 @@ def induction_heads(
 
 
 def associative_recall(
-    batch: int, pairs: int = 8, vocab: int = 32, queries: int = 1, seed: int | np.random.Generator = 0
+    batch: int,
+    pairs: int = 8,
+    vocab: int = 32,
+    queries: int = 1,
+    seed: int | np.random.Generator = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     r"""Task: say which value came with a key.
 

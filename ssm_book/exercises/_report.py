@@ -32,8 +32,11 @@ def returned(answer, name):
 def reason(got, want, hints, why):
     """The hint that belongs to a wrong answer, or ``why``; hints are pairs (wrong answer, hint)."""
     for wrong, hint in hints:
-        if np.shape(got) == np.shape(wrong) and np.allclose(got, wrong) and \
-                not np.allclose(wrong, want):
+        if (
+            np.shape(got) == np.shape(wrong)
+            and np.allclose(got, wrong)
+            and not np.allclose(wrong, want)
+        ):
             return hint
     return why
 

@@ -14,16 +14,23 @@ def check_ringing(spring_from_ringing):
         omega, sigma = abs(pole.imag), -pole.real
         period = 2 * np.pi / omega
         answer = spring_from_ringing(period, np.exp(-sigma * period), m)
-        expect(isinstance(answer, (tuple, list, np.ndarray)) and len(answer) == 2,
-               "spring_from_ringing should return two numbers: the stiffness and the friction.")
+        expect(
+            isinstance(answer, (tuple, list, np.ndarray)) and len(answer) == 2,
+            "spring_from_ringing should return two numbers: the stiffness and the friction.",
+        )
         got = np.array(answer, dtype=float)
         hints = (
             ([b, k], "You return the friction first; the stiffness comes first."),
             ([k / m, b / m], "That is k/m and b/m: multiply by the mass."),
-            ([m * omega**2, b], "k = m omega² holds without friction; friction slows the swing, "
-                                "so sigma² belongs into k as well."),
-            ([m * (sigma**2 + period**-2), b], "The imaginary part of the eigenvalue counts "
-                                               "radians: 2 pi / period."),
+            (
+                [m * omega**2, b],
+                "k = m omega² holds without friction; friction slows the swing, "
+                "so sigma² belongs into k as well.",
+            ),
+            (
+                [m * (sigma**2 + period**-2), b],
+                "The imaginary part of the eigenvalue counts radians: 2 pi / period.",
+            ),
             ([k, b / 2], "The amplitude decays at the rate b/2m, not b/m."),
         )
         why = "The eigenvalues have the sum -b/m and the product k/m."
@@ -42,13 +49,18 @@ def check_circuit(circuit):
     w = np.array([0.01, 0.3, 1.0, 3.0, 20.0, 1e4])
     for R, L, K in ((1.0, 1.0, 1.0), (5.0, 1.0, 1 / 40), (2.0, 0.5, 0.1), (0.1, 3.0, 0.7)):
         system = _system(circuit(R, L, K), "circuit")
-        expect(system.M == 1 and system.P == 1, "One voltage goes in and one comes out: B is "
-               f"(N, 1) and C is (1, N); yours are {system.B.shape} and {system.C.shape}.")
+        expect(
+            system.M == 1 and system.P == 1,
+            "One voltage goes in and one comes out: B is "
+            f"(N, 1) and C is (1, N); yours are {system.B.shape} and {system.C.shape}.",
+        )
         got = system.frequency_response(w)[:, 0, 0]
         coil, resistor, capacitor = 1j * w * L, R, 1 / (1j * w * K)
         ring = coil + resistor + capacitor
-        why = ("At each moment the three voltages add up to u: R i + L i' + q / C = u, with "
-               "q' = i. Take q and i as the state.")
+        why = (
+            "At each moment the three voltages add up to u: R i + L i' + q / C = u, with "
+            "q' = i. Take q and i as the state."
+        )
         if np.allclose(got, -coil / ring):
             why = "That is minus the voltage."
         elif np.allclose(got, resistor / ring):
@@ -56,8 +68,10 @@ def check_circuit(circuit):
         elif np.allclose(got, capacitor / ring):
             why = "That is the voltage at the capacitor."
         elif np.allclose(got, coil / ring - 1):
-            why = ("D is missing: the voltage at the coil is u minus the other two, and u is the "
-                   "input of this very moment.")
+            why = (
+                "D is missing: the voltage at the coil is u minus the other two, and u is the "
+                "input of this very moment."
+            )
         elif np.allclose(got, 1 / ring):
             why = "That is the current; the voltage at the coil is inductance times i'."
         elif np.allclose(got, 1j * w / ring):
@@ -73,30 +87,50 @@ def check_exponential(exponential):
     random = np.random.default_rng(3).standard_normal((6, 6))
     cases = (
         (np.zeros((2, 2)), "The exponential of the zero matrix is I."),
-        (np.array([[-2.0]]), "The exponential of a matrix of one number is that of the number: here e^-2."),
+        (
+            np.array([[-2.0]]),
+            "The exponential of a matrix of one number is that of the number: here e^-2.",
+        ),
         (0.3 * spring, "Check the terms: number j is A^j / j!."),
         (random, "Check the terms: number j is A^j / j!."),
-        (0.5 * critical, "This matrix has one eigenvector only, so V cannot be inverted: do not go "
-                         "through the eigenvalues."),
-        (np.diag([1.0, 1.0, 1.0], k=1), "This matrix is nilpotent and has one eigenvector only: do "
-                                        "not go through the eigenvalues."),
-        (6.0 * spring, "Here the terms of the series are huge and cancel. Halve the matrix until "
-                       "its norm is below 1, and square the result as often."),
-        (np.array([[0.0, 1000.0], [-1000.0, 0.0]]), "This is a rotation by 1000 radians. Halve the "
-         "matrix until its norm is below 1, and square the result as often."),
-        (np.array([[-500.0, 500.0], [0.0, -1.0]]), "One mode is gone at once, the other is not. "
-         "Halve the matrix until its norm is below 1, and square the result as often."),
+        (
+            0.5 * critical,
+            "This matrix has one eigenvector only, so V cannot be inverted: do not go "
+            "through the eigenvalues.",
+        ),
+        (
+            np.diag([1.0, 1.0, 1.0], k=1),
+            "This matrix is nilpotent and has one eigenvector only: do "
+            "not go through the eigenvalues.",
+        ),
+        (
+            6.0 * spring,
+            "Here the terms of the series are huge and cancel. Halve the matrix until "
+            "its norm is below 1, and square the result as often.",
+        ),
+        (
+            np.array([[0.0, 1000.0], [-1000.0, 0.0]]),
+            "This is a rotation by 1000 radians. Halve the "
+            "matrix until its norm is below 1, and square the result as often.",
+        ),
+        (
+            np.array([[-500.0, 500.0], [0.0, -1.0]]),
+            "One mode is gone at once, the other is not. "
+            "Halve the matrix until its norm is below 1, and square the result as often.",
+        ),
     )
     for A, why in cases:
         with np.errstate(all="ignore"):
             got = exponential(A.copy())
-            elementwise = got is not None and A.any() and A.size > 1 \
-                and np.array_equal(got, np.exp(A))
+            elementwise = (
+                got is not None and A.any() and A.size > 1 and np.array_equal(got, np.exp(A))
+            )
         want = expm(A)
         if elementwise:
             why = "np.exp takes the exponential of each entry; the matrix needs products."
-        expect_close(f"exponential of\n{A}\n", got, want, why, rtol=0,
-                     atol=1e-8 * np.linalg.norm(want, 2))
+        expect_close(
+            f"exponential of\n{A}\n", got, want, why, rtol=0, atol=1e-8 * np.linalg.norm(want, 2)
+        )
     passed("the exponential, also where the series and the eigenvectors fail")
 
 
@@ -108,26 +142,37 @@ def check_observer(observer_gain):
         (np.array([[2.0]]), np.array([[0.5]]), [-1.0]),
         (spring, ruler, [-15.0, -16.0]),
         (spring, np.array([[0.3, 1.0]]), [-10.0 + 5.0j, -10.0 - 5.0j]),
-        (rng.standard_normal((3, 3)), rng.standard_normal((1, 3)), [-2.0, -3.0 + 1.0j, -3.0 - 1.0j]),
+        (
+            rng.standard_normal((3, 3)),
+            rng.standard_normal((1, 3)),
+            [-2.0, -3.0 + 1.0j, -3.0 - 1.0j],
+        ),
     )
     for A, C, poles in cases:
         N = len(A)
         H = observer_gain(A.copy(), C.copy(), list(poles))
         expect(H is not None, "observer_gain returned None: did you forget to return H?")
         H = np.asarray(H)
-        expect(H.shape == (N, 1), f"H has shape {H.shape}, expected a column ({N}, 1): it turns "
-               "one number, the error of the output, into a correction of the state.")
+        expect(
+            H.shape == (N, 1),
+            f"H has shape {H.shape}, expected a column ({N}, 1): it turns "
+            "one number, the error of the output, into a correction of the state.",
+        )
         expect(np.all(np.isfinite(H)), "H is not finite.")
         want, got = np.poly(poles), np.poly(A - H @ C)
         scale = np.abs(want).max()
         if np.allclose(np.poly(A + H @ C), want, atol=1e-6 * scale):
             why = "The sign is the other way round: A + H C has the eigenvalues asked for."
         else:
-            why = "Compare the coefficients of det(z I - A + H C) with those of the polynomial " \
-                  "that has the roots asked for."
+            why = (
+                "Compare the coefficients of det(z I - A + H C) with those of the polynomial "
+                "that has the roots asked for."
+            )
         found = np.linalg.eigvals(A - H @ C).round(3)
-        expect(np.allclose(got, want, rtol=0, atol=1e-7 * scale),
-               f"A - H C has the eigenvalues {found}, expected {np.array(poles)}. {why}")
+        expect(
+            np.allclose(got, want, rtol=0, atol=1e-7 * scale),
+            f"A - H C has the eigenvalues {found}, expected {np.array(poles)}. {why}",
+        )
     passed("the observer forgets its errors at the rates that were asked for")
 
 
@@ -140,40 +185,87 @@ def check_minimal(minimal):
     push_left, push_both = np.eye(4)[:, 2:3], np.array([[0.0], [0.0], [1.0], [1.0]])
     see_left, see_mean = np.eye(4)[:1], np.array([[0.5, 0.5, 0.0, 0.0]])
     cases = (
-        ("two masses, one pushed and seen", pair, push_left, see_left, 4,
-         "Everything is reachable and visible here: nothing may go."),
-        ("two masses, both pushed", pair, push_both, see_left, 2,
-         "The input cannot reach the mode in which they swing against each other."),
-        ("two masses, their mean seen", pair, push_left, see_mean, 2,
-         "The output cannot see the mode in which they swing against each other: reachable is not "
-         "enough, it must be visible as well."),
-        ("two masses, both pushed, their mean seen", pair, push_both, see_mean, 2,
-         "One mode can neither be reached nor seen."),
-        ("a mode that explodes unreached", np.diag([-1.0, 3.0]), np.array([[1.0], [0.0]]),
-         np.array([[1.0, 1.0]]), 1, "The mode with the eigenvalue 3 is never excited."),
-        ("two copies of one spring", block_diag(one, one), np.array([[0.0], [1.0], [0.0], [1.0]]),
-         np.array([[1.0, 0.0, 2.0, 0.0]]), 2, "Both copies always do the same, so one is enough."),
+        (
+            "two masses, one pushed and seen",
+            pair,
+            push_left,
+            see_left,
+            4,
+            "Everything is reachable and visible here: nothing may go.",
+        ),
+        (
+            "two masses, both pushed",
+            pair,
+            push_both,
+            see_left,
+            2,
+            "The input cannot reach the mode in which they swing against each other.",
+        ),
+        (
+            "two masses, their mean seen",
+            pair,
+            push_left,
+            see_mean,
+            2,
+            "The output cannot see the mode in which they swing against each other: reachable is not "
+            "enough, it must be visible as well.",
+        ),
+        (
+            "two masses, both pushed, their mean seen",
+            pair,
+            push_both,
+            see_mean,
+            2,
+            "One mode can neither be reached nor seen.",
+        ),
+        (
+            "a mode that explodes unreached",
+            np.diag([-1.0, 3.0]),
+            np.array([[1.0], [0.0]]),
+            np.array([[1.0, 1.0]]),
+            1,
+            "The mode with the eigenvalue 3 is never excited.",
+        ),
+        (
+            "two copies of one spring",
+            block_diag(one, one),
+            np.array([[0.0], [1.0], [0.0], [1.0]]),
+            np.array([[1.0, 0.0, 2.0, 0.0]]),
+            2,
+            "Both copies always do the same, so one is enough.",
+        ),
     )
     t = np.linspace(0, 2, 21)
     for name, A, B, C, size, why in cases:
         T = np.linalg.qr(rng.standard_normal((len(A), len(A))))[0]  # hide the structure
         answer = minimal(T @ A @ T.T, T @ B, C @ T.T)
-        expect(isinstance(answer, (tuple, list)) and len(answer) == 3,
-               "minimal should return three matrices: A, B, C.")
+        expect(
+            isinstance(answer, (tuple, list)) and len(answer) == 3,
+            "minimal should return three matrices: A, B, C.",
+        )
         system = _system((*answer, np.zeros((1, 1))), "minimal")
         want = np.array([(C @ expm(A * s) @ B).item() for s in t])
-        expect_close(f"The impulse response of {name}", system.impulse_response(t)[:, 0, 0], want,
-                     "What you leave out must have no influence on C exp(At) B.",
-                     rtol=0, atol=1e-7 * np.abs(want).max())
-        expect(system.N == size,
-               f"For {name} your system has {system.N} states, expected {size}. {why}")
+        expect_close(
+            f"The impulse response of {name}",
+            system.impulse_response(t)[:, 0, 0],
+            want,
+            "What you leave out must have no influence on C exp(At) B.",
+            rtol=0,
+            atol=1e-7 * np.abs(want).max(),
+        )
+        expect(
+            system.N == size,
+            f"For {name} your system has {system.N} states, expected {size}. {why}",
+        )
     passed("the smallest systems, and their responses are the same")
 
 
 def _system(answer, name):
     """The answer as a system, or an explanation why it is none."""
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 4,
-           f"{name} should return four matrices: A, B, C, D.")
+    expect(
+        isinstance(answer, (tuple, list)) and len(answer) == 4,
+        f"{name} should return four matrices: A, B, C, D.",
+    )
     try:
         return ContinuousSSM(*answer)
     except (TypeError, ValueError) as error:

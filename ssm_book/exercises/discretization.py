@@ -34,16 +34,20 @@ def check_largest_euler_step(largest_euler_step):
         limit = np.min(-2 * eigenvalues.real / np.abs(eigenvalues) ** 2)
         step = largest_euler_step(A.copy())
         expect(step is not None, "largest_euler_step returned None: did you forget to return it?")
-        expect(np.size(step) == 1, f"largest_euler_step returned {np.size(step)} numbers. Every "
-               "eigenvalue has its own limit; the step has to keep all of them.")
+        expect(
+            np.size(step) == 1,
+            f"largest_euler_step returned {np.size(step)} numbers. Every "
+            "eigenvalue has its own limit; the step has to keep all of them.",
+        )
         step = float(np.real(np.squeeze(step)))
         if not np.isclose(step, limit, rtol=1e-6):
             radius = np.max(np.abs(np.linalg.eigvals(np.eye(len(A)) + step * A)))
             real_part_only = np.isclose(step, np.min(2 / np.abs(eigenvalues.real)))
             hint = (
                 "2/|Re λ| is right for real eigenvalues only: where does Δλ leave the disc "
-                "|1 + z| < 1 if λ has an imaginary part?" if real_part_only else
-                "Every eigenvalue has its own limit, and the smallest one counts: "
+                "|1 + z| < 1 if λ has an imaginary part?"
+                if real_part_only
+                else "Every eigenvalue has its own limit, and the smallest one counts: "
                 "|1 + Δλ| = 1 for a Δ above 0."
             )
             raise AssertionError(
@@ -60,24 +64,42 @@ def check_phi(phi):
         phi (callable): takes an array float64 (K,) and returns one.
     """
     z = np.array([-30.0, -1.6, -0.3, 0.5, 2.0])
-    expect_close("phi(z)", phi(z.copy()), (np.exp(z) - 1) / z,
-                 "The definition is (exp(z) - 1) / z, element by element.", rtol=1e-12)
+    expect_close(
+        "phi(z)",
+        phi(z.copy()),
+        (np.exp(z) - 1) / z,
+        "The definition is (exp(z) - 1) / z, element by element.",
+        rtol=1e-12,
+    )
     with np.errstate(all="ignore"):
         at_zero = np.asarray(phi(np.array([0.0, 1.0])))
-    expect(np.isfinite(at_zero[0]), "phi(0) is not a finite number. The quotient is 0/0 there; its "
-           "limit is 1, which the program has to be told.")
+    expect(
+        np.isfinite(at_zero[0]),
+        "phi(0) is not a finite number. The quotient is 0/0 there; its "
+        "limit is 1, which the program has to be told.",
+    )
     expect_close("phi(0)", at_zero[0], 1.0, "The limit of (exp(z) - 1) / z at 0 is 1.", rtol=1e-15)
     tiny = np.array([-1e-15, -1e-12, -1e-8, -1e-4, 1e-10, 1e-5, 1e-3])
     truth = 1 + tiny / 2 * (1 + tiny / 3 * (1 + tiny / 4 * (1 + tiny / 5)))
     got = np.asarray(phi(tiny.copy()))
-    expect_close("phi(z) for small z", got, truth, "exp(z) is rounded to 16 digits before 1 is "
-                 "subtracted, and the digits that are left are those of the rounding. NumPy has a "
-                 "function for exp(z) - 1 without that loss; a series does it too.",
-                 rtol=4e-15, atol=0)
+    expect_close(
+        "phi(z) for small z",
+        got,
+        truth,
+        "exp(z) is rounded to 16 digits before 1 is "
+        "subtracted, and the digits that are left are those of the rounding. NumPy has a "
+        "function for exp(z) - 1 without that loss; a series does it too.",
+        rtol=4e-15,
+        atol=0,
+    )
     between = -np.geomspace(1e-6, 10, 200)
-    expect_close("phi(z) for z from -1e-6 to -10", phi(between.copy()),
-                 np.expm1(between) / between,
-                 "A series is cut off too early, or used too far from 0.", rtol=1e-13)
+    expect_close(
+        "phi(z) for z from -1e-6 to -10",
+        phi(between.copy()),
+        np.expm1(between) / between,
+        "A series is cut off too early, or used too far from 0.",
+        rtol=1e-13,
+    )
     passed("phi keeps its digits for every z, zero included")
 
 
@@ -105,10 +127,20 @@ def check_half_steps(half_steps):
                 "has the inverse of the right eigenvalues. Euler's half step is I + dt/2 A; the "
                 "inverse is of I - dt/2 A."
             )
-        expect_close("Ab", Ab, wanted, "The first half multiplies by I + dt/2 A, the second "
-                     "solves (I - dt/2 A) x_new = x_old + dt/2 B u.")
-        expect_close("Bb", Bb, wanted_B, "Both halves add dt/2 B u: the first before the matrix "
-                     "of the second half acts, the second inside it.")
+        expect_close(
+            "Ab",
+            Ab,
+            wanted,
+            "The first half multiplies by I + dt/2 A, the second "
+            "solves (I - dt/2 A) x_new = x_old + dt/2 B u.",
+        )
+        expect_close(
+            "Bb",
+            Bb,
+            wanted_B,
+            "Both halves add dt/2 B u: the first before the matrix "
+            "of the second half acts, the second inside it.",
+        )
     passed("two half steps, explicit and implicit, are one bilinear step")
 
 
@@ -126,7 +158,9 @@ def check_to_scipy(to_scipy):
         A, B, C = 0.4 * rng.standard_normal((3, 3)), rng.standard_normal((3, 2)), np.ones((1, 3))
         A[:, 0] = 0  # singular: no answer may divide by A
         result = to_scipy(A.copy(), B.copy(), C.copy(), D.copy())
-        expect(result is not None, "to_scipy returned None: did you forget to return four matrices?")
+        expect(
+            result is not None, "to_scipy returned None: did you forget to return four matrices?"
+        )
         expect(len(result) == 4, "to_scipy should return four matrices: A, B, C and D.")
         mine = [np.atleast_2d(np.asarray(matrix, dtype=float)) for matrix in result]
         wanted, _ = DiscreteSSM(A, B, C, D, dt=1.0).recurrence(u)
@@ -143,8 +177,12 @@ def check_to_scipy(to_scipy):
                 f"{name}: C is right, but what u_k does to y_k at once is missing from D: "
                 "C (A x + B u) + D u has two terms in u."
             )
-        expect_close(f"the output of dlsim, {name}", got, wanted,
-                     "The old state x_{k-1} of one convention is the state x_k of the other.")
+        expect_close(
+            f"the output of dlsim, {name}",
+            got,
+            wanted,
+            "The old state x_{k-1} of one convention is the state x_k of the other.",
+        )
     passed("to_scipy: one system, two conventions, the same output")
 
 
@@ -155,6 +193,7 @@ def check_prewarped(prewarped):
         prewarped (callable): returns (Ab, Bb, Cb, Db) in the meaning of
             :func:`ssm_core.discretize.discretize`, with the continuous response at ``w0``.
     """
+
     def continuous(A, B, C, D, w):
         return C @ np.linalg.solve(1j * w * np.eye(len(A)) - A, B) + D
 
@@ -169,16 +208,26 @@ def check_prewarped(prewarped):
             target = continuous(A, B, C, D, w0)
             got = discrete(*result, dt, w0)
             plain = discrete(*discretize(A, B, C, D, dt, "bilinear"), dt, w0)
-            expect(not np.allclose(got, plain), f"At ω = {w0} this is the plain bilinear rule: its "
-                   "response there is the continuous one at (2/Δ) tan(ωΔ/2). Choose a step for "
-                   "the matrices that moves this frequency back to ω.")
-            expect_close(f"the response at ω = {w0}", got, target,
-                         "The matrices take a step of (2/ω) tan(ωΔ/2) where the clock takes Δ; "
-                         "the inverse of that factor warps twice as much.")
-            expect_close("the response at ω = 0", discrete(*result, dt, 0.0),
-                         continuous(A, B, C, D, 0.0),
-                         "Frequency 0 is not moved by the bilinear rule, and must stay in place: "
-                         "a change of the step changes A and B together, and not C or D alone.")
+            expect(
+                not np.allclose(got, plain),
+                f"At ω = {w0} this is the plain bilinear rule: its "
+                "response there is the continuous one at (2/Δ) tan(ωΔ/2). Choose a step for "
+                "the matrices that moves this frequency back to ω.",
+            )
+            expect_close(
+                f"the response at ω = {w0}",
+                got,
+                target,
+                "The matrices take a step of (2/ω) tan(ωΔ/2) where the clock takes Δ; "
+                "the inverse of that factor warps twice as much.",
+            )
+            expect_close(
+                "the response at ω = 0",
+                discrete(*result, dt, 0.0),
+                continuous(A, B, C, D, 0.0),
+                "Frequency 0 is not moved by the bilinear rule, and must stay in place: "
+                "a change of the step changes A and B together, and not C or D alone.",
+            )
             poles = np.linalg.eigvals(np.asarray(result[0]))
             expect(np.max(np.abs(poles)) < 1, "The rule is not stable any more.")
     passed("prewarped: exact at the frequency you chose, and at zero")
@@ -191,12 +240,15 @@ def check_exponential_trapezoid(exponential_trapezoid):
         exponential_trapezoid (callable): takes a (N,), b (N,), u (L,) and the steps dt (L,), and
             returns the states (L, N), from rest and with no input before the first sample.
     """
+
     def call(a, b, u, dt):
         x = exponential_trapezoid(a.copy(), b.copy(), u.copy(), dt.copy())
         expect(x is not None, "exponential_trapezoid returned None: did you forget to return it?")
         x = np.asarray(x)
-        expect(x.shape == (len(u), len(a)),
-               f"The states have shape {x.shape}; expected (L, N) = {(len(u), len(a))}.")
+        expect(
+            x.shape == (len(u), len(a)),
+            f"The states have shape {x.shape}; expected (L, N) = {(len(u), len(a))}.",
+        )
         return x
 
     a, b = np.array([-1.0, -4.0, -16.0]), np.array([1.0, -2.0, 0.5])
@@ -204,16 +256,29 @@ def check_exponential_trapezoid(exponential_trapezoid):
     impulse[0] = 1.0
     dt = np.full(4, 0.1)
     x = call(a, b, impulse, dt)
-    expect(not np.allclose(x[0], dt[0] * b), "The response to the first sample is Δ b: that is "
-           "Mamba's rule. The new sample has weight Δ/2 here, the one before it the other half.")
-    expect_close("the state after the first sample", x[0], 0.05 * b,
-                 "The new sample enters with weight Δ/2, and before it there was none.")
-    expect(not np.allclose(x[1], np.exp(0.1 * a) * x[0] + 0.05 * b),
-           "The old sample has not aged: it entered a step ago, so it is multiplied by exp(Δ a) "
-           "as the state is.")
+    expect(
+        not np.allclose(x[0], dt[0] * b),
+        "The response to the first sample is Δ b: that is "
+        "Mamba's rule. The new sample has weight Δ/2 here, the one before it the other half.",
+    )
+    expect_close(
+        "the state after the first sample",
+        x[0],
+        0.05 * b,
+        "The new sample enters with weight Δ/2, and before it there was none.",
+    )
+    expect(
+        not np.allclose(x[1], np.exp(0.1 * a) * x[0] + 0.05 * b),
+        "The old sample has not aged: it entered a step ago, so it is multiplied by exp(Δ a) "
+        "as the state is.",
+    )
     columns = [expm(np.diag(a) * 0.1 * k) @ b for k in range(4)]  # trapezoid weights by hand
-    expect_close("the response to one impulse", x, 0.1 * np.array([columns[0] / 2, *columns[1:]]),
-                 "An impulse at sample 0 is half inside the first step and half inside the second.")
+    expect_close(
+        "the response to one impulse",
+        x,
+        0.1 * np.array([columns[0] / 2, *columns[1:]]),
+        "An impulse at sample 0 is half inside the first step and half inside the second.",
+    )
 
     rng = np.random.default_rng(3)
     dt = rng.uniform(0.01, 0.3, 30)
@@ -223,8 +288,12 @@ def check_exponential_trapezoid(exponential_trapezoid):
         age = np.cumsum(np.append(0.0, dt[k:0:-1]))[:, None]  # of samples k, k-1, …, 0
         width = np.array([dt[j] if j == k else dt[j] + dt[j + 1] for j in range(k, -1, -1)]) / 2
         weights[k] = (np.exp(age * a) * (width * u[k::-1])[:, None]).sum(0) * b
-    expect_close("the states with uneven steps", call(a, b, u, dt), weights,
-                 "Both halves of step k are multiplied by that step's own Δ_k.")
+    expect_close(
+        "the states with uneven steps",
+        call(a, b, u, dt),
+        weights,
+        "Both halves of step k are multiplied by that step's own Δ_k.",
+    )
 
     errors = []
     for L in (100, 200):  # x' = -x + sin t from rest is (sin t - cos t + exp(-t)) / 2

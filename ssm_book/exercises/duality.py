@@ -50,13 +50,19 @@ def check_convolve(convolve):
         want = np.convolve(u, K)[:L]
         got = np.asarray(returned(convolve(u.copy(), K.copy()), "convolve"))
         expect(not np.iscomplexobj(got), "The result is complex; use irfft, or take the real part.")
-        expect(got.shape == (L,), f"The result has {got.size} samples for {L} inputs. Keep the "
-               "first L: what follows is the kernel running out.")
-        circles = [np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[:L]
-                   for n in range(L, L + M - 1)]  # all that are too small
+        expect(
+            got.shape == (L,),
+            f"The result has {got.size} samples for {L} inputs. Keep the "
+            "first L: what follows is the kernel running out.",
+        )
+        circles = [
+            np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[:L] for n in range(L, L + M - 1)
+        ]  # all that are too small
         if not _same(got, want) and any(_same(got, circle) for circle in circles):
-            why = ("The end of the signal has wrapped round into its beginning: pad both with "
-                   "zeros to at least L + M - 1.")
+            why = (
+                "The end of the signal has wrapped round into its beginning: pad both with "
+                "zeros to at least L + M - 1."
+            )
         else:
             why = "y_k is the sum of K_j u_{k-j} over j = 0 ... k."
         expect_close(f"convolve for lengths {L} and {M}", got, want, why, atol=1e-9)
@@ -77,21 +83,30 @@ def check_window_for(window_for):
         (np.array([0.1]), np.array([0.5]), 1.0),
     )
     for c, decays, error in cases:
+
         def tail(W, c=c, decays=decays):
             return float(np.sum(c * decays ** float(W) / (1 - decays)))
 
         W = returned(window_for(c.copy(), decays.copy(), error), "window_for")
-        expect(np.ndim(W) == 0 and W == int(W) and W >= 0,
-               f"window_for should return a whole number, 0 or more; yours is {W!r}.")
+        expect(
+            np.ndim(W) == 0 and W == int(W) and W >= 0,
+            f"window_for should return a whole number, 0 or more; yours is {W!r}.",
+        )
         W = int(W)
-        largest_term = int(np.ceil(np.log(error / c.sum()) / np.log(decays.max()))) if c.sum() else 0
+        largest_term = (
+            int(np.ceil(np.log(error / c.sum()) / np.log(decays.max()))) if c.sum() else 0
+        )
         where = f"For c = {c}, decays = {decays}, error = {error:g} your W = {W}"
-        hint = (" Bounding the first missing term is not enough: the whole tail adds up."
-                if W == max(largest_term, 0) else "")
-        expect(tail(W) <= error * (1 + 1e-9),
-               f"{where} leaves {tail(W):.3g}: too much.{hint}")
-        expect(W == 0 or tail(W - 1) > error * (1 - 1e-9),
-               f"{where} is more than needed: {W - 1} leaves {tail(W - 1):.3g}.")
+        hint = (
+            " Bounding the first missing term is not enough: the whole tail adds up."
+            if W == max(largest_term, 0)
+            else ""
+        )
+        expect(tail(W) <= error * (1 + 1e-9), f"{where} leaves {tail(W):.3g}: too much.{hint}")
+        expect(
+            W == 0 or tail(W - 1) > error * (1 - 1e-9),
+            f"{where} is more than needed: {W - 1} leaves {tail(W - 1):.3g}.",
+        )
     passed("the shortest window for any error")
 
 
@@ -156,12 +171,15 @@ def check_realize(realize):
         for _ in j:
             got.append((C @ x).item())
             x = A @ x
-        why = ("Your kernel comes one step early: K_0 = C B, so the Hankel matrix begins with K_0."
-               if np.allclose(got[:-1], K[1:], atol=1e-6) else
-               "The rows of O are C A^i, the columns of R are A^j B, and O without its first row is "
-               "(O without its last row) A.")
-        expect_close(f"the kernel of your system of size {N}", np.array(got), K, why,
-                     rtol=1e-6, atol=1e-7)
+        why = (
+            "Your kernel comes one step early: K_0 = C B, so the Hankel matrix begins with K_0."
+            if np.allclose(got[:-1], K[1:], atol=1e-6)
+            else "The rows of O are C A^i, the columns of R are A^j B, and O without its first row is "
+            "(O without its last row) A."
+        )
+        expect_close(
+            f"the kernel of your system of size {N}", np.array(got), K, why, rtol=1e-6, atol=1e-7
+        )
     passed("a system with that kernel; in which coordinates is up to you")
 
 

@@ -33,8 +33,13 @@ def check_running_mean(update):
         else:
             why = "k x_k = (k - 1) x_{k-1} + u_k."
         expect_close(f"the mean after sample {k}", mean, u[:k].mean(), why)
-    expect_close("the mean of a million samples that were all 2, and a 3",
-                 update(2.0, 3.0, 1_000_001), 2 + 1 / 1_000_001, "k may be large.", rtol=1e-12)
+    expect_close(
+        "the mean of a million samples that were all 2, and a 3",
+        update(2.0, 3.0, 1_000_001),
+        2 + 1 / 1_000_001,
+        "k may be large.",
+        rtol=1e-12,
+    )
     passed("one number of state gives the mean of everything")
 
 
@@ -50,13 +55,21 @@ def check_delay_row(delay_row):
         row = row[0] if row.shape == (1, N) else row
         want = np.sqrt(2 * n + 1) * eval_legendre(n, 1 - 2 * fraction)
         hints = (
-            (np.sqrt(2 * n + 1) * eval_legendre(n, 2 * fraction - 1),
-             "That is the row for a delay of (1 - fraction) theta: 1 is now and 0 is theta ago."),
-            (want / np.sqrt(2 * n + 1),
-             "The basis is sqrt(2n + 1) P_n(1 - 2 s / theta): the factor sqrt(2n + 1) is missing."),
+            (
+                np.sqrt(2 * n + 1) * eval_legendre(n, 2 * fraction - 1),
+                "That is the row for a delay of (1 - fraction) theta: 1 is now and 0 is theta ago.",
+            ),
+            (
+                want / np.sqrt(2 * n + 1),
+                "The basis is sqrt(2n + 1) P_n(1 - 2 s / theta): the factor sqrt(2n + 1) is missing.",
+            ),
         )
-        expect_close(f"delay_row({N}, {fraction})", row, want,
-                     reason(row, want, hints, "Entry n is p_n at the age fraction * theta."))
+        expect_close(
+            f"delay_row({N}, {fraction})",
+            row,
+            want,
+            reason(row, want, hints, "Entry n is p_n at the age fraction * theta."),
+        )
     passed("a delay line of N numbers, with a tap wherever you like")
 
 
@@ -73,18 +86,36 @@ def check_laguerre_response(laguerre_response):
         got = np.asarray(returned(laguerre_response(n, w.copy()), "laguerre_response"))
         want = truth[:, n, 0]
         hints = (
-            (want.conj(), "That is the complex conjugate: the derivative of exp(i w t) brings down "
-                          "+i w."),
-            (want * (-1.0) ** n, "A stage is (i w - 1/2) / (i w + 1/2), and yours has the opposite "
-                                 "sign: at w = 0 it turns every constant round."),
-            (((1j * w - 0.5) / (1j * w + 0.5)) ** n,
-             "The delays are right; the low-pass filter 1 / (i w + 1/2) in front is missing."),
-            (1 / (1j * w + 0.5) ** (n + 1), "A stage does not damp: row n minus row n - 1 contains "
-                                            "the derivative of x_{n-1} too."),
+            (
+                want.conj(),
+                "That is the complex conjugate: the derivative of exp(i w t) brings down +i w.",
+            ),
+            (
+                want * (-1.0) ** n,
+                "A stage is (i w - 1/2) / (i w + 1/2), and yours has the opposite "
+                "sign: at w = 0 it turns every constant round.",
+            ),
+            (
+                ((1j * w - 0.5) / (1j * w + 0.5)) ** n,
+                "The delays are right; the low-pass filter 1 / (i w + 1/2) in front is missing.",
+            ),
+            (
+                1 / (1j * w + 0.5) ** (n + 1),
+                "A stage does not damp: row n minus row n - 1 contains "
+                "the derivative of x_{n-1} too.",
+            ),
         )
-        expect_close(f"laguerre_response({n}, w)", got, want,
-                     reason(got, want, hints, "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and "
-                                               "H_0 = 1 / (i w + 1/2)."))
+        expect_close(
+            f"laguerre_response({n}, w)",
+            got,
+            want,
+            reason(
+                got,
+                want,
+                hints,
+                "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and H_0 = 1 / (i w + 1/2).",
+            ),
+        )
     passed("one low-pass filter and a chain of equal delays")
 
 
@@ -104,17 +135,33 @@ def check_recall(recall):
         x = p.T @ (w * u(z))
         got = np.asarray(returned(recall(x.copy(), ages.copy()), "recall"), dtype=float)
         hints = (
-            (u(1 - np.exp(-ages)), "The two ends are exchanged: age 0 is exp(-0) = 1, which is now "
-                                   "in reconstruct too."),
-            (u(np.clip(1 - ages / ages.max(), 0, 1)),
-             "That is LegS with 1/t, stretched evenly over the ages; without 1/t the state is a "
-             "polynomial in exp(-age)."),
-            (u(np.exp(-ages)) * np.exp(-ages), "exp(-age) belongs to the measure, and is in the "
-                                               "coefficients already."),
+            (
+                u(1 - np.exp(-ages)),
+                "The two ends are exchanged: age 0 is exp(-0) = 1, which is now "
+                "in reconstruct too.",
+            ),
+            (
+                u(np.clip(1 - ages / ages.max(), 0, 1)),
+                "That is LegS with 1/t, stretched evenly over the ages; without 1/t the state is a "
+                "polynomial in exp(-age).",
+            ),
+            (
+                u(np.exp(-ages)) * np.exp(-ages),
+                "exp(-age) belongs to the measure, and is in the coefficients already.",
+            ),
         )
-        expect_close("recall(x, ages)", got, u(np.exp(-ages)),
-                     reason(got, u(np.exp(-ages)), hints, "u(t - s) is the sum of x_n p_n(z) with "
-                             "p_n(z) = sqrt(2n + 1) P_n(2z - 1) at z = exp(-s)."))
+        expect_close(
+            "recall(x, ages)",
+            got,
+            u(np.exp(-ages)),
+            reason(
+                got,
+                u(np.exp(-ages)),
+                hints,
+                "u(t - s) is the sum of x_n p_n(z) with "
+                "p_n(z) = sqrt(2n + 1) P_n(2z - 1) at z = exp(-s).",
+            ),
+        )
     passed("the past on a logarithmic clock")
 
 
@@ -131,18 +178,30 @@ def check_backward_step(backward_step):
         x, u = rng.standard_normal(N), float(rng.standard_normal())
         want = np.linalg.solve((k - 1) * np.eye(N) - A, (k - 1) * x + B[:, 0] * u)
         hints = (
-            (np.linalg.solve(k * np.eye(N) - A, k * x + B[:, 0] * u),
-             "1/t is frozen at the beginning of the step, t = k - 1, so that the first coefficient "
-             "is the mean."),
+            (
+                np.linalg.solve(k * np.eye(N) - A, k * x + B[:, 0] * u),
+                "1/t is frozen at the beginning of the step, t = k - 1, so that the first coefficient "
+                "is the mean.",
+            ),
             (x + (A @ x + B[:, 0] * u) / k, "That is Euler's step: A must act on the new state."),
-            (np.linalg.solve((k - 0.5) * np.eye(N) - A / 2, (k - 0.5) * x + A @ x / 2 + B[:, 0] * u),
-             "That is the bilinear step; here alpha is 1."),
-            (want / np.sqrt(2 * np.arange(N) + 1), "Those are the scaled v_n: multiply them by "
-                                                   "sqrt(2n + 1)."),
+            (
+                np.linalg.solve(
+                    (k - 0.5) * np.eye(N) - A / 2, (k - 0.5) * x + A @ x / 2 + B[:, 0] * u
+                ),
+                "That is the bilinear step; here alpha is 1.",
+            ),
+            (
+                want / np.sqrt(2 * np.arange(N) + 1),
+                "Those are the scaled v_n: multiply them by sqrt(2n + 1).",
+            ),
         )
         got = np.asarray(returned(backward_step(u, x.copy(), k), "backward_step"), dtype=float)
-        expect_close(f"backward_step for N = {N}, k = {k}", got, want,
-                     reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."))
+        expect_close(
+            f"backward_step for N = {N}, k = {k}",
+            got,
+            want,
+            reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."),
+        )
     passed("a triangular solve that is one running sum")
 
 
@@ -153,8 +212,11 @@ def check_window_memory(window_memory):
         window_memory (callable): takes weight (a function of the fraction r of the window, 1 now)
             and N; returns float64 (N, N) and (N, 1).
     """
-    weights = (("a constant weight", lambda r: 0 * r + 3.0), ("the weight exp(2 r)",
-               lambda r: np.exp(2 * r)), ("the weight 1 + 4 (1 - r)²", lambda r: 1 + 4 * (1 - r)**2))
+    weights = (
+        ("a constant weight", lambda r: 0 * r + 3.0),
+        ("the weight exp(2 r)", lambda r: np.exp(2 * r)),
+        ("the weight 1 + 4 (1 - r)²", lambda r: 1 + 4 * (1 - r) ** 2),
+    )
     for name, weight in weights:
         for N in (1, 2, 5):
             answer = returned(window_memory(weight, N), "window_memory")
@@ -168,8 +230,10 @@ def check_window_memory(window_memory):
             elif np.allclose(A, 2 * want_A):
                 why = "A is twice too large: the window has length 1 in r, and 2 only in v."
             else:
-                why = ("The coefficients of every polynomial of degree up to N must satisfy "
-                       "x' = A x + B u, in the basis that is orthonormal for this weight.")
+                why = (
+                    "The coefficients of every polynomial of degree up to N must satisfy "
+                    "x' = A x + B u, in the basis that is orthonormal for this weight."
+                )
             expect_close(f"A for {name}, N = {N},", A, want_A, why, rtol=1e-6, atol=1e-6)
             expect_close(f"B for {name}, N = {N},", B, want_B, why, rtol=1e-6, atol=1e-6)
     passed("a memory for a measure of your own")

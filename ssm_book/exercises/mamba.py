@@ -24,18 +24,40 @@ def check_dt_bias(dt_bias):
         bias = np.asarray(returned(dt_bias(dt.copy()), "dt_bias"))
         naive = np.log(np.exp(dt) - 1)
     expect(bias.shape == dt.shape, f"dt_bias returns shape {bias.shape}; expected {dt.shape}.")
-    hints = ((np.log(dt), "That is the inverse of exp. Softplus is log(1 + exp(·))."),
-             (np.logaddexp(0, dt), "That is softplus itself; wanted is what goes in, not what comes "
-                                   "out."))
+    hints = (
+        (np.log(dt), "That is the inverse of exp. Softplus is log(1 + exp(·))."),
+        (
+            np.logaddexp(0, dt),
+            "That is softplus itself; wanted is what goes in, not what comes out.",
+        ),
+    )
     ordinary = (dt >= 1e-3) & (dt < 100)
-    expect_close("softplus(dt_bias(dt)) for ordinary steps", np.logaddexp(0, bias[ordinary]),
-                 dt[ordinary], reason(bias[ordinary], naive[ordinary],
-                                      [(wrong[ordinary], hint) for wrong, hint in hints],
-                                      "Solve dt = log(1 + exp(b)) for b."), rtol=1e-9, atol=0)
-    expect(np.isfinite(bias[-1]), "A step of 800 gives no finite number: exp(800) overflows. Take "
-           "exp(dt) out of the logarithm.")
-    expect_close("softplus(dt_bias(dt))", np.logaddexp(0, bias), dt,
-                 "For tiny steps exp(dt) − 1 keeps no digits: use expm1.", rtol=1e-11, atol=0)
+    expect_close(
+        "softplus(dt_bias(dt)) for ordinary steps",
+        np.logaddexp(0, bias[ordinary]),
+        dt[ordinary],
+        reason(
+            bias[ordinary],
+            naive[ordinary],
+            [(wrong[ordinary], hint) for wrong, hint in hints],
+            "Solve dt = log(1 + exp(b)) for b.",
+        ),
+        rtol=1e-9,
+        atol=0,
+    )
+    expect(
+        np.isfinite(bias[-1]),
+        "A step of 800 gives no finite number: exp(800) overflows. Take "
+        "exp(dt) out of the logarithm.",
+    )
+    expect_close(
+        "softplus(dt_bias(dt))",
+        np.logaddexp(0, bias),
+        dt,
+        "For tiny steps exp(dt) − 1 keeps no digits: use expm1.",
+        rtol=1e-11,
+        atol=0,
+    )
     passed("softplus, turned round")
 
 
@@ -48,32 +70,53 @@ def check_parameter_count(parameter_count):
     """
     from ssm_core.mamba import MambaConfig, MambaLM  # torch only where it is needed
 
-    for d, layers, vocab, n, k, expand, rank in ((12, 2, 40, 5, 3, 2, 7), (48, 3, 64, 16, 4, 1, 5),
-                                                 (768, 24, 50280, 16, 4, 2, 48)):
-        model = MambaLM(MambaConfig(d, layers, vocab, {"d_state": n, "d_conv": k, "expand": expand,
-                                                       "dt_rank": rank}), device="meta")
+    for d, layers, vocab, n, k, expand, rank in (
+        (12, 2, 40, 5, 3, 2, 7),
+        (48, 3, 64, 16, 4, 1, 5),
+        (768, 24, 50280, 16, 4, 2, 48),
+    ):
+        model = MambaLM(
+            MambaConfig(
+                d, layers, vocab, {"d_state": n, "d_conv": k, "expand": expand, "dt_rank": rank}
+            ),
+            device="meta",
+        )
         want, inner = sum(p.numel() for p in model.parameters()), expand * d
         got = returned(parameter_count(d, layers, vocab, n, k, expand, rank), "parameter_count")
         hints = (
             (want + vocab * d, "The head shares its matrix with the embedding: count it once."),
             (want - vocab * d, "The embedding has d_model numbers for each token."),
-            (want - (layers + 1) * d, "The norms are missing: one before each block, one at the "
-                                      "end."),
+            (
+                want - (layers + 1) * d,
+                "The norms are missing: one before each block, one at the end.",
+            ),
             (want - layers * d, "Each block has a norm in front of it."),
             (want - d, "After the last block comes one more norm."),
             (want - 2 * layers * inner, "The convolution and dt_proj have biases."),
-            (want - layers * inner, "Something with a number for each inner channel is missing: D, "
-                                    "or one of two biases."),
+            (
+                want - layers * inner,
+                "Something with a number for each inner channel is missing: D, "
+                "or one of two biases.",
+            ),
             (want - layers * inner * d, "in_proj makes x and z: twice as many outputs."),
-            (want - layers * inner * n, "A_log, and B and C in x_proj, each take d_state numbers for "
-                                        "each inner channel."),
-            (want + layers * inner * inner * k, "The convolution has one filter a channel and does "
-                                                "not mix channels."),
+            (
+                want - layers * inner * n,
+                "A_log, and B and C in x_proj, each take d_state numbers for each inner channel.",
+            ),
+            (
+                want + layers * inner * inner * k,
+                "The convolution has one filter a channel and does not mix channels.",
+            ),
         )
-        hint = next((text for wrong, text in hints if got == wrong),
-                    "Count weight by weight, in the order of the block's lines.")
-        expect(got == want, f"parameter_count says {got:,} for d_model = {d}, n_layer = {layers}; "
-               f"expected {want:,}. {hint}")
+        hint = next(
+            (text for wrong, text in hints if got == wrong),
+            "Count weight by weight, in the order of the block's lines.",
+        )
+        expect(
+            got == want,
+            f"parameter_count says {got:,} for d_model = {d}, n_layer = {layers}; "
+            f"expected {want:,}. {hint}",
+        )
     passed("every number counted, 129 million of them in the third model")
 
 
@@ -105,23 +148,46 @@ def check_convolve_piece(convolve):
             answer = returned(convolve(*given), "convolve")
             expect(len(answer) == 2, "convolve should return two arrays, y and the window.")
             y, start = np.asarray(answer[0]), here.stop
-            hints = ((flipped[:, here], "The filter is turned round: its last weight belongs to the "
-                                        "newest sample."),
-                     (want[:, here] - bias[:, None], "The bias is missing."),
-                     (late[:, here], "Yours come one sample late: the newest sample counts as well."))
-            expect_close(f"y of samples {here.start} to {here.stop - 1}, d = {d}, k = {k}", y,
-                         want[:, here], reason(y, want[:, here], hints,
-                                               "Put the window in front of the piece, slide over "
-                                               "both, and see which outputs belong to the piece."))
-            window = known[:, here.stop:here.stop + k]
+            hints = (
+                (
+                    flipped[:, here],
+                    "The filter is turned round: its last weight belongs to the newest sample.",
+                ),
+                (want[:, here] - bias[:, None], "The bias is missing."),
+                (late[:, here], "Yours come one sample late: the newest sample counts as well."),
+            )
+            expect_close(
+                f"y of samples {here.start} to {here.stop - 1}, d = {d}, k = {k}",
+                y,
+                want[:, here],
+                reason(
+                    y,
+                    want[:, here],
+                    hints,
+                    "Put the window in front of the piece, slide over "
+                    "both, and see which outputs belong to the piece.",
+                ),
+            )
+            window = known[:, here.stop : here.stop + k]
             got = np.asarray(answer[1])
-            expect(got.shape == window.shape, f"the window has shape {got.shape}; expected "
-                   f"{window.shape}. A piece shorter than the filter leaves some of the old inputs "
-                   "in it.")
-            expect_close(f"the window after sample {here.stop - 1}, d = {d}, k = {k}", got, window,
-                         reason(got, window, ((window[:, ::-1], "Oldest first."),),
-                                "It holds the last k inputs: from this piece, and where that is too "
-                                "short, from before."))
+            expect(
+                got.shape == window.shape,
+                f"the window has shape {got.shape}; expected "
+                f"{window.shape}. A piece shorter than the filter leaves some of the old inputs "
+                "in it.",
+            )
+            expect_close(
+                f"the window after sample {here.stop - 1}, d = {d}, k = {k}",
+                got,
+                window,
+                reason(
+                    got,
+                    window,
+                    ((window[:, ::-1], "Oldest first."),),
+                    "It holds the last k inputs: from this piece, and where that is too "
+                    "short, from before.",
+                ),
+            )
     passed("a convolution in pieces, with k numbers a channel between them")
 
 
@@ -140,18 +206,43 @@ def check_gate_to_mamba(gate_to_mamba):
     delta, B = (np.asarray(part, dtype=float) for part in answer)
     for name, part in (("Δ", delta), ("B", B)):
         expect(part.shape == g.shape, f"{name} has shape {part.shape}; expected {g.shape}.")
-    expect_close("exp(−Δ), what is left of the state,", np.exp(-delta), 1 - g,
-                 reason(delta, -np.log1p(-g), ((g, "To first order only: exp(−Δ) must be 1 − g for "
-                                                   "every g."),), "Solve exp(−Δ) = 1 − g."))
-    expect(np.isfinite(B[0]), "B is not finite where g = 0: nothing is taken there, and any finite B "
-           "will do; its limit is 1.")
-    expect_close("Δ · B, what is taken of the input,", delta * B, g,
-                 reason(B, 0 * B, ((g, "Mamba multiplies B by Δ: divide by it first."),
-                                   (0 * g + 1, "With B = 1 Mamba takes Δ of the input, more than "
-                                               "g.")),
-                        "Mamba's rule takes Δ B u: which B makes that g u?"))
-    expect_close("Δ · B at g = 1e-13, relative to g,", delta[1] * B[1] / g[1], 1.0,
-                 "1 − g has lost most digits of a small g: use log1p.", rtol=1e-10)
+    expect_close(
+        "exp(−Δ), what is left of the state,",
+        np.exp(-delta),
+        1 - g,
+        reason(
+            delta,
+            -np.log1p(-g),
+            ((g, "To first order only: exp(−Δ) must be 1 − g for every g."),),
+            "Solve exp(−Δ) = 1 − g.",
+        ),
+    )
+    expect(
+        np.isfinite(B[0]),
+        "B is not finite where g = 0: nothing is taken there, and any finite B "
+        "will do; its limit is 1.",
+    )
+    expect_close(
+        "Δ · B, what is taken of the input,",
+        delta * B,
+        g,
+        reason(
+            B,
+            0 * B,
+            (
+                (g, "Mamba multiplies B by Δ: divide by it first."),
+                (0 * g + 1, "With B = 1 Mamba takes Δ of the input, more than g."),
+            ),
+            "Mamba's rule takes Δ B u: which B makes that g u?",
+        ),
+    )
+    expect_close(
+        "Δ · B at g = 1e-13, relative to g,",
+        delta[1] * B[1] / g[1],
+        1.0,
+        "1 − g has lost most digits of a small g: use log1p.",
+        rtol=1e-10,
+    )
     passed("Mamba's rule can be any gate, if B follows Δ")
 
 
@@ -167,15 +258,21 @@ def check_follow_trigger(follow_trigger):
 
     rows, answers = induction_heads(60, length=40, vocab=16, seed=2)
     for tokens, answer in zip(rows, answers[:, 0]):
-        delta = np.asarray(returned(follow_trigger(tokens.copy(), 15), "follow_trigger"), dtype=float)
-        expect(delta.shape == tokens.shape,
-               f"follow_trigger returns shape {delta.shape}; expected {tokens.shape}.")
+        delta = np.asarray(
+            returned(follow_trigger(tokens.copy(), 15), "follow_trigger"), dtype=float
+        )
+        expect(
+            delta.shape == tokens.shape,
+            f"follow_trigger returns shape {delta.shape}; expected {tokens.shape}.",
+        )
         expect(not np.isnan(delta).any() and (delta >= 0).all(), "A step is negative or no number.")
         x = 0.0
         for d, token in zip(delta, tokens):
             x = np.exp(-d) * x - np.expm1(-d) * token
-        why = ("Pass over everything (Δ = 0) but the sample that is wanted, and take that one whole "
-               "(Δ of 20, say).")
+        why = (
+            "Pass over everything (Δ = 0) but the sample that is wanted, and take that one whole "
+            "(Δ of 20, say)."
+        )
         if abs(x - 15) < 0.01:
             why = "That is the trigger itself: take the sample after it."
         elif abs(x - tokens[np.argmax(tokens == 15) - 1]) < 0.01:

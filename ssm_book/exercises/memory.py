@@ -24,8 +24,11 @@ def check_weight(weight):
     for half_life, dt in ((1.0, 1.0), (20.0, 1.0), (5.0, 0.25), (3.0, 7.0)):
         got = _number(weight(half_life, dt), "weight")
         hints = (
-            (1 - np.exp(-dt / half_life), "That takes the half-life for the time constant: after "
-                                          "it the weight has fallen to 1/e, not to a half."),
+            (
+                1 - np.exp(-dt / half_life),
+                "That takes the half-life for the time constant: after "
+                "it the weight has fallen to 1/e, not to a half.",
+            ),
             (2 / (half_life / dt + 1), "That takes the half-life for the span."),
             (0.5 ** (dt / half_life), "That is 1 - alpha, by which each step multiplies the past."),
             (1 - 0.5 ** (1 / half_life), "The half-life is a time: it lasts half_life / dt steps."),
@@ -34,8 +37,10 @@ def check_weight(weight):
         why = "After half_life / dt steps, (1 - alpha) to that power must be 1/2."
         why = reason(got, (1 - 0.5 ** (dt / half_life)), hints, why)
         steps = half_life / dt
-        expect(0 < got < 1 and np.isclose((1 - got) ** steps, 0.5),
-               f"weight({half_life:g}, {dt:g}) is {got:.6g}. {why}")
+        expect(
+            0 < got < 1 and np.isclose((1 - got) ** steps, 0.5),
+            f"weight({half_life:g}, {dt:g}) is {got:.6g}. {why}",
+        )
     passed("the weight halves in one half-life, whatever the step")
 
 
@@ -52,14 +57,22 @@ def check_average(average):
         hints = (
             (_held(prices, np.ones(L - 1), tau), same),
             (_held(prices, np.full(L - 1, steps.mean()), tau), same),
-            (_held(prices, np.r_[steps[1:], steps[-1:]], tau),
-             "Each price gets the weight of the gap after it; it holds during the gap before it."),
-            (_recurrence(prices, steps / tau), "step / tau is Euler's rule; the exact weight is "
-                                               "1 - exp(-step / tau)."),
-            (_recurrence(prices, np.exp(-steps / tau)), "exp(-step / tau) is the weight of the old "
-                                                        "average, not of the new price."),
-            (want - prices[0] * np.exp(-(times - times[0]) / tau),
-             "The average starts at zero; it should start with the first price."),
+            (
+                _held(prices, np.r_[steps[1:], steps[-1:]], tau),
+                "Each price gets the weight of the gap after it; it holds during the gap before it.",
+            ),
+            (
+                _recurrence(prices, steps / tau),
+                "step / tau is Euler's rule; the exact weight is 1 - exp(-step / tau).",
+            ),
+            (
+                _recurrence(prices, np.exp(-steps / tau)),
+                "exp(-step / tau) is the weight of the old average, not of the new price.",
+            ),
+            (
+                want - prices[0] * np.exp(-(times - times[0]) / tau),
+                "The average starts at zero; it should start with the first price.",
+            ),
         )
         why = "Between two times the distance to the new price shrinks by exp(-step / tau)."
         expect_close("average(prices, times, tau)", got, want, reason(got, want, hints, why))
@@ -68,17 +81,25 @@ def check_average(average):
 
 def check_shortest_window(shortest_window):
     """Check ``shortest_window(alpha, low, high, error) -> W``."""
-    cases = ((0.02, 10.0, 145.0, 0.01), (0.5, 0.0, 1.0, 0.2), (0.1, -3.0, 3.0, 1e-6),
-             (0.3, 100.0, 101.0, 0.4), (0.3, 1.0, 2.0, 0.6),
-             (0.3, 1.0, 2.0, 2.5))
+    cases = (
+        (0.02, 10.0, 145.0, 0.01),
+        (0.5, 0.0, 1.0, 0.2),
+        (0.1, -3.0, 3.0, 1e-6),
+        (0.3, 100.0, 101.0, 0.4),
+        (0.3, 1.0, 2.0, 0.6),
+        (0.3, 1.0, 2.0, 2.5),
+    )
     for alpha, low, high, error in cases:
+
         def unavoidable(W, alpha=alpha, spread=high - low):
             return (1 - alpha) ** W * spread / 2
 
         got = _number(shortest_window(alpha, low, high, error), "shortest_window")
-        expect(got == round(got) and got >= 0,
-               f"shortest_window returns {got:g}; a window has a whole number of samples, and "
-               "none is enough where half of the range is within the error.")
+        expect(
+            got == round(got) and got >= 0,
+            f"shortest_window returns {got:g}; a window has a whole number of samples, and "
+            "none is enough where half of the range is within the error.",
+        )
         call = f"shortest_window({alpha:g}, {low:g}, {high:g}, {error:g})"
         if unavoidable(got) > error:
             why = f"for W = {got:g} two histories that agree in the window force an error of "
@@ -97,8 +118,11 @@ def check_numbers_needed(numbers_needed):
     """Check ``numbers_needed(u, error) -> N``: coefficients until a polynomial fits well enough."""
     t = (np.arange(2000) + 0.5) / 2000
     rng = np.random.default_rng(9)
-    cases = ((np.sin(2 * np.pi * 5 * t), 0.01), (np.cos(2 * np.pi * 8.3 * t + 1), 1e-3),
-             (3 + np.cumsum(rng.standard_normal(2000)), 0.3))
+    cases = (
+        (np.sin(2 * np.pi * 5 * t), 0.01),
+        (np.cos(2 * np.pi * 8.3 * t + 1), 1e-3),
+        (3 + np.cumsum(rng.standard_normal(2000)), 0.3),
+    )
     for u, error in cases:
         got = _number(numbers_needed(u.copy(), error), "numbers_needed")
         errors = _polynomial_errors(u, 120)  # with 1, 2, ... coefficients
@@ -112,8 +136,10 @@ def check_numbers_needed(numbers_needed):
         elif got == 1 + int(np.argmax(errors**2 <= error)):
             why = "That is the mean square; take its root."
         elif 1 <= got == round(got) <= len(errors):
-            why = (f"With {got:.0f} coefficients the best polynomial has the error "
-                   f"{errors[int(got) - 1]:.3g}, and {error:g} is asked for.")
+            why = (
+                f"With {got:.0f} coefficients the best polynomial has the error "
+                f"{errors[int(got) - 1]:.3g}, and {error:g} is asked for."
+            )
         else:
             why = "N is a whole number, at least 1."
         expect(False, f"numbers_needed(u, {error:g}) is {got:g}. {why}")
@@ -129,18 +155,32 @@ def check_part_mean(part_mean):
         n = np.arange(N)
         hints = (
             (want * (stop - start), "That is the integral; a mean is divided by stop - start."),
-            (want / np.sqrt(2 * n + 1), "The basis of LegS is sqrt(2n + 1) P_n(2t - 1): the factor "
-                                        "is missing."),
-            (_part_mean(N, 1 - stop, 1 - start), "Your past runs backwards: 0 is the oldest moment "
-                                                 "and 1 is now."),
-            (np.sqrt(2 * n + 1) * eval_legendre(n, start + stop - 1),
-             "That is the value in the middle of the part, not the mean over it."),
-            (_part_mean(N, (start + 1) / 2, (stop + 1) / 2), "P_n lives on [-1, 1] and the past on "
-                                                             "[0, 1]: use P_n(2t - 1)."),
+            (
+                want / np.sqrt(2 * n + 1),
+                "The basis of LegS is sqrt(2n + 1) P_n(2t - 1): the factor is missing.",
+            ),
+            (
+                _part_mean(N, 1 - stop, 1 - start),
+                "Your past runs backwards: 0 is the oldest moment and 1 is now.",
+            ),
+            (
+                np.sqrt(2 * n + 1) * eval_legendre(n, start + stop - 1),
+                "That is the value in the middle of the part, not the mean over it.",
+            ),
+            (
+                _part_mean(N, (start + 1) / 2, (stop + 1) / 2),
+                "P_n lives on [-1, 1] and the past on [0, 1]: use P_n(2t - 1).",
+            ),
         )
         why = "Entry n is the mean of basis function n between start and stop."
-        expect_close(f"part_mean({N}, {start}, {stop})", got, want,
-                     reason(got, want, hints, why), rtol=1e-7, atol=1e-8)
+        expect_close(
+            f"part_mean({N}, {start}, {stop})",
+            got,
+            want,
+            reason(got, want, hints, why),
+            rtol=1e-7,
+            atol=1e-8,
+        )
     passed("a row of C for any part of the past")
 
 
@@ -152,17 +192,26 @@ def check_gain(gain):
         hints = (
             (_steady_gain(drift, noise), "drift and noise are standard deviations; square them."),
             (_steady_gain(noise**2, drift**2), "drift and noise have changed places."),
-            (drift**2 / (drift**2 + noise**2), "That is the first step from a level that is known "
-                                               "exactly; the error of the old estimate is missing."),
+            (
+                drift**2 / (drift**2 + noise**2),
+                "That is the first step from a level that is known "
+                "exactly; the error of the old estimate is missing.",
+            ),
             (want**2 / (1 - want), "That is (drift / noise)²; solve for alpha."),
             (1 - want, "That is 1 - alpha, the weight of the old estimate."),
-            (2 * want, "That is twice too large: the derivative of each square has a factor 2, and "
-                       "they cancel."),
+            (
+                2 * want,
+                "That is twice too large: the derivative of each square has a factor 2, and "
+                "they cancel.",
+            ),
         )
-        why = ("In the steady state V = (1 - alpha) (V + drift²) and "
-               "alpha = (V + drift²) / (V + drift² + noise²).")
-        expect_close(f"gain({drift:g}, {noise:g})", got, want, reason(got, want, hints, why),
-                     rtol=1e-6)
+        why = (
+            "In the steady state V = (1 - alpha) (V + drift²) and "
+            "alpha = (V + drift²) / (V + drift² + noise²)."
+        )
+        expect_close(
+            f"gain({drift:g}, {noise:g})", got, want, reason(got, want, hints, why), rtol=1e-6
+        )
     passed("the weight at which Kalman's gain settles")
 
 
@@ -172,7 +221,9 @@ def check_learn_weight(learn_weight):
     for drift, noise, L in ((1.0, 1.0, 400), (0.1, 1.0, 2000), (0.5, 0.2, 300)):
         u = 10 + drift * np.cumsum(rng.standard_normal(L)) + noise * rng.standard_normal(L)
         got = _number(learn_weight(u.copy()), "learn_weight")
-        expect(0 < got <= 1, f"learn_weight returns {got:g}, expected a weight above 0 and at most 1.")
+        expect(
+            0 < got <= 1, f"learn_weight returns {got:g}, expected a weight above 0 and at most 1."
+        )
         want = _best_weight(u)
         hints = (
             (_best_weight(u, start=0.0), "Your average starts at zero; it should start with u[0]."),
@@ -180,8 +231,10 @@ def check_learn_weight(learn_weight):
             (1 - want, "That is 1 - alpha, the weight of the past."),
             (1.0, "The average of u[:k + 1] contains u[k]: compare u[1:] with y[:-1]."),
         )
-        why = ("Minimize np.mean((u[1:] - y[:-1]) ** 2) over alpha, where y is the average that "
-               "starts with u[0].")
+        why = (
+            "Minimize np.mean((u[1:] - y[:-1]) ** 2) over alpha, where y is the average that "
+            "starts with u[0]."
+        )
         if _forecast_error(got, u) > 1.0001 * _forecast_error(want, u):
             near = [word for wrong, word in hints if abs(got - wrong) < 0.002 < abs(want - wrong)]
             expect(False, f"learn_weight(u) is {got:.4g}. {near[0] if near else why}")
@@ -198,18 +251,31 @@ def check_merge(merge):
         want = _merge(*parts, share)[:N]
         got = merge(first.copy(), second.copy(), share)
         hints = (
-            (share * first + (1 - share) * second,
-             "That averages the two; a coefficient of a part is not one of the whole, since its "
-             "polynomial lives on the part alone."),
+            (
+                share * first + (1 - share) * second,
+                "That averages the two; a coefficient of a part is not one of the whole, since its "
+                "polynomial lives on the part alone.",
+            ),
             (_merge(parts[1], parts[0], share)[:N], "The two parts have changed places."),
             (_merge(*parts, 1 - share)[:N], "share is the fraction that the first part makes up."),
-            (_merge(*parts, share, lengths=(1, 1))[:N], "Time runs faster in a part than in the whole: "
-             "each integral gets the length of its part as a factor."),
+            (
+                _merge(*parts, share, lengths=(1, 1))[:N],
+                "Time runs faster in a part than in the whole: "
+                "each integral gets the length of its part as a factor.",
+            ),
         )
-        why = ("Coefficient n is the integral of the signal times p_n over the whole. Each part of "
-               "it follows from that part's own polynomial.")
-        expect_close(f"merge(first, second, {share})", got, want, reason(got, want, hints, why),
-                     rtol=1e-7, atol=1e-9)
+        why = (
+            "Coefficient n is the integral of the signal times p_n over the whole. Each part of "
+            "it follows from that part's own polynomial."
+        )
+        expect_close(
+            f"merge(first, second, {share})",
+            got,
+            want,
+            reason(got, want, hints, why),
+            rtol=1e-7,
+            atol=1e-9,
+        )
     passed("two memories merged without loss")
 
 

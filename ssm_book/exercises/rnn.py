@@ -18,8 +18,10 @@ def check_forget_bias(forget_bias):
             why = "A bias of zero or less halves the cell at every step, or worse."
         else:
             why = "Solve sigmoid(bias) ** steps = 1/2 for the bias."
-        expect(abs(kept - 0.5) < 1e-9,
-               f"After {steps} steps the gate keeps {kept:.4f} of the cell, expected 0.5. {why}")
+        expect(
+            abs(kept - 0.5) < 1e-9,
+            f"After {steps} steps the gate keeps {kept:.4f} of the cell, expected 0.5. {why}",
+        )
     passed("the gate halves the cell in exactly the time that was asked for")
 
 
@@ -31,20 +33,26 @@ def check_transient(transient):
         W = np.asarray(W)
         expect(W.ndim == 2 and W.shape[0] == W.shape[1], f"W has shape {W.shape}, expected (N, N).")
         largest = float(np.abs(np.linalg.eigvals(W)).max())
-        expect(abs(largest - radius) < 1e-3 * radius,
-               f"The spectral radius is {largest:.4f}, expected {radius}. The eigenvalues of a "
-               "triangular matrix are its diagonal; what stands above it is free.")
+        expect(
+            abs(largest - radius) < 1e-3 * radius,
+            f"The spectral radius is {largest:.4f}, expected {radius}. The eigenvalues of a "
+            "triangular matrix are its diagonal; what stands above it is free.",
+        )
         norms, power = [], np.eye(len(W))
         for _ in range(500):
             power = power @ W
             norms.append(np.linalg.norm(power, 2))
         if np.allclose(W @ W.T, W.T @ W):
-            why = ("W is normal (W W^T = W^T W), and for a normal matrix the norm of a power is "
-                   "the power of the spectral radius. It needs eigenvectors that are not orthogonal.")
+            why = (
+                "W is normal (W W^T = W^T W), and for a normal matrix the norm of a power is "
+                "the power of the spectral radius. It needs eigenvectors that are not orthogonal."
+            )
         else:
             why = "Make the entry above the diagonal larger."
-        expect(max(norms) >= peak,
-               f"The largest norm of a power is {max(norms):.3g}, expected at least {peak:g}. {why}")
+        expect(
+            max(norms) >= peak,
+            f"The largest norm of a power is {max(norms):.3g}, expected at least {peak:g}. {why}",
+        )
     passed("the eigenvalues decay, and the powers grow first all the same")
 
 
@@ -56,15 +64,21 @@ def check_bptt(gradients):
         U, b, c = rng.standard_normal((N, M)), rng.standard_normal(N), rng.standard_normal(N)
         u = rng.standard_normal((L, M))
         answer = gradients(u, W, U, b, c)
-        expect(isinstance(answer, (tuple, list)) and len(answer) == 3,
-               "gradients should return three arrays: dW, dU, db.")
+        expect(
+            isinstance(answer, (tuple, list)) and len(answer) == 3,
+            "gradients should return three arrays: dW, dU, db.",
+        )
         hints = _wrong_gradients(u, W, U, b, c)
         for name, got, want in zip(("dW", "dU", "db"), answer, _sensitivities(u, W, U, b, c)):
             why = "Walk from the last step to the first and add up what each step contributes."
             for hint, wrong in hints:
                 value = wrong[("dW", "dU", "db").index(name)]
-                if got is not None and np.shape(got) == value.shape and np.allclose(got, value) \
-                        and not np.allclose(value, want):
+                if (
+                    got is not None
+                    and np.shape(got) == value.shape
+                    and np.allclose(got, value)
+                    and not np.allclose(value, want)
+                ):
                     why = hint
             expect_close(name, got, want, why)
     passed("the gradient of every weight, by backpropagation through time")
@@ -79,26 +93,40 @@ def check_is_convolution(is_convolution):
         return lambda u: rnn(u, W, U, np.full(4, b), activation) @ c
 
     cases = (
-        (True, recurrent("identity"),
-         "a linear recurrence from a zero state"),
-        (True, lambda u: np.concatenate([np.zeros(2), u[:-2]]),
-         "a delay of two samples"),
-        (True, lambda u: np.zeros(len(u)),
-         "a system that always says zero; its kernel is zero"),
-        (False, recurrent("tanh"),
-         "a tanh RNN, and a small input hides it; try large ones as well"),
-        (False, recurrent("relu"),
-         "a ReLU RNN, which scales with every positive factor; add two signals"),
-        (False, recurrent("identity", b=0.3),
-         "a linear recurrence with a bias: nothing in, something out"),
-        (False, lambda u: np.arange(1, len(u) + 1) * u,
-         "a gain that grows with k: linear, but an impulse that comes later is treated differently"),
-        (False, lambda u: u[::-1].copy(),
-         "a signal played backwards: linear, but a shift of the input shifts the output back"),
+        (True, recurrent("identity"), "a linear recurrence from a zero state"),
+        (True, lambda u: np.concatenate([np.zeros(2), u[:-2]]), "a delay of two samples"),
+        (True, lambda u: np.zeros(len(u)), "a system that always says zero; its kernel is zero"),
+        (
+            False,
+            recurrent("tanh"),
+            "a tanh RNN, and a small input hides it; try large ones as well",
+        ),
+        (
+            False,
+            recurrent("relu"),
+            "a ReLU RNN, which scales with every positive factor; add two signals",
+        ),
+        (
+            False,
+            recurrent("identity", b=0.3),
+            "a linear recurrence with a bias: nothing in, something out",
+        ),
+        (
+            False,
+            lambda u: np.arange(1, len(u) + 1) * u,
+            "a gain that grows with k: linear, but an impulse that comes later is treated differently",
+        ),
+        (
+            False,
+            lambda u: u[::-1].copy(),
+            "a signal played backwards: linear, but a shift of the input shifts the output back",
+        ),
     )
     for want, system, what in cases:
         got = is_convolution(system, 12)
-        expect(isinstance(got, (bool, np.bool_)), f"is_convolution returned {got!r}, expected a bool.")
+        expect(
+            isinstance(got, (bool, np.bool_)), f"is_convolution returned {got!r}, expected a bool."
+        )
         expect(bool(got) == want, f"You say {bool(got)}, expected {want}: this is {what}.")
     passed("convolutions and impostors told apart, eight of eight")
 
@@ -120,13 +148,24 @@ def check_scan(scan):
         want, h = np.empty((L, 3)), np.zeros(3)
         for k in range(L):
             want[k] = h = A[k] @ h + b[k]
-        expect_close("h", got, want, "Matrices do not commute: combine(first, second) takes the "
-                     "earlier stretch first. And each state needs all steps up to its own, no more.")
+        expect_close(
+            "h",
+            got,
+            want,
+            "Matrices do not commute: combine(first, second) takes the "
+            "earlier stretch first. And each state needs all steps up to its own, no more.",
+        )
         allowed = 2 * int(np.ceil(np.log2(L))) + 2
-        expect(rounds <= allowed, f"{rounds} rounds for L = {L}, expected at most {allowed}. One "
-               "call of combine may join many pairs of stretches at once; a loop over k may not.")
-        expect(L == 1 or rounds > 0, "combine was never called: use it for every composition, "
-               "so that the rounds can be counted.")
+        expect(
+            rounds <= allowed,
+            f"{rounds} rounds for L = {L}, expected at most {allowed}. One "
+            "call of combine may join many pairs of stretches at once; a loop over k may not.",
+        )
+        expect(
+            L == 1 or rounds > 0,
+            "combine was never called: use it for every composition, "
+            "so that the rounds can be counted.",
+        )
     passed("all states at once, in a number of rounds that grows as the logarithm of L")
 
 
@@ -141,15 +180,23 @@ def check_newton(newton):
     for h in answers:
         expect(h is not None, "newton returned None: did you forget to return the states?")
         expect(np.shape(h) == (L, N), f"h has shape {np.shape(h)}, expected {(L, N)}.")
-        expect(np.all(np.isfinite(h)), "h is not finite. Each linear recurrence multiplies its "
-               "state by J_k = diag(1 - f_k**2) W, which shrinks it here.")
+        expect(
+            np.all(np.isfinite(h)),
+            "h is not finite. Each linear recurrence multiplies its "
+            "state by J_k = diag(1 - f_k**2) W, which shrinks it here.",
+        )
     first, third, last = (float(np.max(np.abs(h - want))) for h in answers)
-    expect(first > 1e-6, "Exact after one iteration: that is the loop over k through the tanh. "
-           "An iteration may only solve a linear recurrence.")
-    expect(last < 1e-9,
-           f"Still off by {last:.2g} after 7 iterations (and by {third:.2g} after 3). Newton's "
-           "method squares the error each time. If yours falls by a constant factor, the Jacobian "
-           "is missing or that of another point: each step is h_k = f_k + J_k (h_{k-1} - guess).")
+    expect(
+        first > 1e-6,
+        "Exact after one iteration: that is the loop over k through the tanh. "
+        "An iteration may only solve a linear recurrence.",
+    )
+    expect(
+        last < 1e-9,
+        f"Still off by {last:.2g} after 7 iterations (and by {third:.2g} after 3). Newton's "
+        "method squares the error each time. If yours falls by a constant factor, the Jacobian "
+        "is missing or that of another point: each step is h_k = f_k + J_k (h_{k-1} - guess).",
+    )
     passed("a nonlinear recurrence from a handful of linear ones")
 
 
@@ -184,10 +231,14 @@ def _wrong_gradients(u, W, U, b, c):
         return dW, dU, db
 
     return (
-        ("That is the last step alone: the same weights act at every step, so add up all of them.",
-         walk(W.T, before, 1)),
+        (
+            "That is the last step alone: the same weights act at every step, so add up all of them.",
+            walk(W.T, before, 1),
+        ),
         ("The step back goes through the transpose of W.", walk(W, before, len(u))),
-        ("The weight W acts on the state before the step: h[k-1], and zero for k = 0.",
-         walk(W.T, h, len(u))),
+        (
+            "The weight W acts on the state before the step: h[k-1], and zero for k = 0.",
+            walk(W.T, h, len(u)),
+        ),
         ("The slope of tanh, 1 - h[k]**2, is missing.", walk(W.T, before, len(u), slope=False)),
     )

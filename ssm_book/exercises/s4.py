@@ -38,13 +38,23 @@ def check_dt_for(dt_for):
                     low, high = (middle, high) if slow else (low, middle)
                 want = low
             hints = (
-                (1 / (a * n), "After that many samples the mode has fallen to 1/e, not to one half."),
-                (np.log(2) / (a * n), "That is the step of the zero-order hold; the bilinear rule "
-                                      "multiplies by (1 - a dt/2) / (1 + a dt/2)."),
+                (
+                    1 / (a * n),
+                    "After that many samples the mode has fallen to 1/e, not to one half.",
+                ),
+                (
+                    np.log(2) / (a * n),
+                    "That is the step of the zero-order hold; the bilinear rule "
+                    "multiplies by (1 - a dt/2) / (1 + a dt/2).",
+                ),
                 (np.log(2) / n, "The eigenvalue is -a: a fast mode needs a small step."),
             )
-            expect_close(f"dt_for({a}, {n}, {method!r})", dt, want,
-                         reason(dt, want, hints, "In one step the mode must shrink by 2^(-1/n)."))
+            expect_close(
+                f"dt_for({a}, {n}, {method!r})",
+                dt,
+                want,
+                reason(dt, want, hints, "In one step the mode must shrink by 2^(-1/n)."),
+            )
     passed("a step for every time scale, in two rules")
 
 
@@ -70,17 +80,28 @@ def check_kernel_of(kernel_of):
         got = np.asarray(returned(kernel_of(step, np.zeros(N), L), "kernel_of"), dtype=float)
         want = system.kernel(L)[:, 0, 0]
         hints = (
-            (np.cumsum(want), "Those are the responses to a constant input; let only the first "
-                              "input be 1."),
-            (np.r_[want[1:], (C @ np.linalg.matrix_power(A, L) @ B).item()],
-             "The first sample is missing: K_0 is what comes out in the step that takes the 1 in."),
-            (np.r_[want[0] - D, want[1:]], "D is a part of K_0: the input reaches the output in "
-                                           "the same step."),
+            (
+                np.cumsum(want),
+                "Those are the responses to a constant input; let only the first input be 1.",
+            ),
+            (
+                np.r_[want[1:], (C @ np.linalg.matrix_power(A, L) @ B).item()],
+                "The first sample is missing: K_0 is what comes out in the step that takes the 1 in.",
+            ),
+            (
+                np.r_[want[0] - D, want[1:]],
+                "D is a part of K_0: the input reaches the output in the same step.",
+            ),
         )
-        expect_close(f"the kernel of length {L}", got, want,
-                     reason(got, want, hints, "The kernel is the answer to 1, 0, 0, …"))
-        expect(len(inputs) <= 2 * L,
-               f"{len(inputs)} steps for a kernel of length {L}; L are enough.")
+        expect_close(
+            f"the kernel of length {L}",
+            got,
+            want,
+            reason(got, want, hints, "The kernel is the answer to 1, 0, 0, …"),
+        )
+        expect(
+            len(inputs) <= 2 * L, f"{len(inputs)} steps for a kernel of length {L}; L are enough."
+        )
     passed("an impulse in, the kernel out")
 
 
@@ -101,11 +122,17 @@ def check_low_rank_legt(low_rank_legt):
             (2 * want, "P is too large by the square root of 2: the sum is -2 P P^T, not -P P^T."),
             (want * theta, "Everything in A is divided by theta, so P by its root."),
             (want / theta, "P is divided by theta, and should be divided by its root."),
-            (one_column, "Orders of different parity must not meet: their entries cancel in the "
-                         "sum."),
+            (
+                one_column,
+                "Orders of different parity must not meet: their entries cancel in the sum.",
+            ),
         )
-        expect_close(f"P P^T for N = {N}, theta = {theta}", got, want,
-                     reason(got, want, hints, "P P^T should be -(A + A^T) / 2."))
+        expect_close(
+            f"P P^T for N = {N}, theta = {theta}",
+            got,
+            want,
+            reason(got, want, hints, "P P^T should be -(A + A^T) / 2."),
+        )
     passed("even orders and odd orders, one column each")
 
 
@@ -126,8 +153,7 @@ def check_transfer(transfer):
         dense = np.diag(Lambda) - np.outer(P, P.conj())
 
         def solved(A, column, row, points=s):
-            return np.array([row @ np.linalg.solve(x * np.eye(len(A)) - A, column)
-                             for x in points])
+            return np.array([row @ np.linalg.solve(x * np.eye(len(A)) - A, column) for x in points])
 
         got = np.asarray(returned(transfer(Lambda, P, B, C, s), "transfer"))
         want = solved(dense, B, C)
@@ -135,12 +161,22 @@ def check_transfer(transfer):
             (solved(np.diag(Lambda), B, C), "That is the diagonal part alone."),
             (solved(dense, B, C.conj()), "C is a row already: it is not conjugated."),
             (solved(np.diag(Lambda) - np.outer(P, P), B, C), "P* is the conjugate of P."),
-            (solved(np.diag(Lambda) + np.outer(P, P.conj()), B, C),
-             "That is Lambda + P P*: look at the sign in 1 + P* R P, and at the one before it."),
+            (
+                solved(np.diag(Lambda) + np.outer(P, P.conj()), B, C),
+                "That is Lambda + P P*: look at the sign in 1 + P* R P, and at the one before it.",
+            ),
         )
-        expect_close(f"transfer for N = {N}", got, want,
-                     reason(got, want, hints, "C R B - (C R P)(P* R B) / (1 + P* R P) with "
-                                               "R = 1 / (s - Lambda)."))
+        expect_close(
+            f"transfer for N = {N}",
+            got,
+            want,
+            reason(
+                got,
+                want,
+                hints,
+                "C R B - (C R P)(P* R B) / (1 + P* R P) with R = 1 / (s - Lambda).",
+            ),
+        )
     passed("an inverse of any size from four sums")
 
 
@@ -150,15 +186,21 @@ def check_circle(circle):
     Args:
         circle (callable): takes the length of the kernel, the error allowed, and the precision.
     """
-    for L, tolerance, eps in ((100, 1e-10, 2.2e-16), (1000, 1e-4, 1.2e-7), (64, 1e-3, 2.2e-16),
-                              (500, 1e-13, 2.2e-16)):
+    for L, tolerance, eps in (
+        (100, 1e-10, 2.2e-16),
+        (1000, 1e-4, 1.2e-7),
+        (64, 1e-3, 2.2e-16),
+        (500, 1e-13, 2.2e-16),
+    ):
         answer = returned(circle(L, tolerance, eps), "circle")
         expect(len(answer) == 2, "circle should return two things, M and r.")
         M, r = answer
         case = f"circle({L}, {tolerance:g}, {eps:g})"
         expect(M == int(M), f"{case} has M = {M}; a number of points is whole.")
-        expect(M >= L, f"{case} has M = {M}; with fewer than L points samples of the kernel "
-                       "itself coincide.")
+        expect(
+            M >= L,
+            f"{case} has M = {M}; with fewer than L points samples of the kernel itself coincide.",
+        )
         expect(0 < r < 1, f"{case} has r = {r}; the circle lies inside the unit circle.")
 
         def worst(M, L=L, eps=eps):  # on a fine grid of log r, with the best between its points
@@ -166,14 +208,23 @@ def check_circle(circle):
             return np.exp(np.min(np.maximum(M * x, np.log(eps) - L * x)))
 
         reached = max(r**M, eps * r**-L)
-        expect(reached <= tolerance * (1 + 1e-6),
-               f"{case} has the error {reached:.3g}: " + (
-                   "the future folds back, r^M is too large." if r**M >= eps * r**-L
-                   else "rounding is amplified, eps r^-L is too large."))
-        expect(M == L or worst(M - 1) > tolerance * (1 - 1e-4),
-               f"{case} has M = {M}, and fewer points would do.")
-        expect(reached <= 1.001 * worst(M),
-               f"{case} has r = {r}, with which one error is larger than it must be.")
+        expect(
+            reached <= tolerance * (1 + 1e-6),
+            f"{case} has the error {reached:.3g}: "
+            + (
+                "the future folds back, r^M is too large."
+                if r**M >= eps * r**-L
+                else "rounding is amplified, eps r^-L is too large."
+            ),
+        )
+        expect(
+            M == L or worst(M - 1) > tolerance * (1 - 1e-4),
+            f"{case} has M = {M}, and fewer points would do.",
+        )
+        expect(
+            reached <= 1.001 * worst(M),
+            f"{case} has r = {r}, with which one error is larger than it must be.",
+        )
     passed("the circle that balances folding and rounding")
 
 
@@ -192,12 +243,19 @@ def check_modes_to_kernel(modes_to_kernel):
         hints = (
             (want / 2, "The factor 2 is missing: each mode stands for its conjugate, too."),
             (2 * np.abs(table.sum(axis=0)), "That is the modulus; take the real part."),
-            (2 * (table * np.exp(log_decay)[:, None]).sum(axis=0).real,
-             "The first sample has j = 0, and all its powers are 1."),
+            (
+                2 * (table * np.exp(log_decay)[:, None]).sum(axis=0).real,
+                "The first sample has j = 0, and all its powers are 1.",
+            ),
         )
-        expect_close(f"the kernel of {N} modes, L = {L},", got, want,
-                     reason(got, want, hints, "Sample j = i T + t is the sum of (w e^(i T l)) times "
-                                               "e^(t l)."))
+        expect_close(
+            f"the kernel of {N} modes, L = {L},",
+            got,
+            want,
+            reason(
+                got, want, hints, "Sample j = i T + t is the sum of (w e^(i T l)) times e^(t l)."
+            ),
+        )
     N, L = 32, 1_000_000
     weights, log_decay = _random_modes(rng, N)
     tracemalloc.start()
@@ -209,10 +267,19 @@ def check_modes_to_kernel(modes_to_kernel):
     expect(got.shape == (L,), f"The long kernel has shape {got.shape}; expected {(L,)}.")
     some = np.array([0, 1, 999, 1000, 1001, 123_456, L - 1])
     want = 2 * (weights[:, None] * np.exp(log_decay[:, None] * some)).sum(axis=0).real
-    expect_close("samples of the long kernel", got[some], want, "Powers of powers lose digits; "
-                 "multiply exponents.", rtol=0, atol=1e-8)
-    expect(peak < 50e6, f"A million samples took {peak / 1e6:.0f} MB; with two digits of the index "
-                        "in two small tables, 25 are enough.")
+    expect_close(
+        "samples of the long kernel",
+        got[some],
+        want,
+        "Powers of powers lose digits; multiply exponents.",
+        rtol=0,
+        atol=1e-8,
+    )
+    expect(
+        peak < 50e6,
+        f"A million samples took {peak / 1e6:.0f} MB; with two digits of the index "
+        "in two small tables, 25 are enough.",
+    )
     passed("a million samples from two small tables")
 
 

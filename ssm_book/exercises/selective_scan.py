@@ -25,17 +25,26 @@ def check_combine(combine):
         answer = returned(combine((a1.copy(), b1.copy()), (a2.copy(), b2.copy())), "combine")
         expect(len(answer) == 2, "combine should return two things, a and b of the joint step.")
         a, b = answer
-        expect_close("a of the joint step", a, second[0] * first[0],
-                     "Apply both steps to x: what is x multiplied by in the end?")
+        expect_close(
+            "a of the joint step",
+            a,
+            second[0] * first[0],
+            "Apply both steps to x: what is x multiplied by in the end?",
+        )
         hints = (
-            (a1 * b2 + b1, "That is the second step acting first. The earlier one is the first "
-                           "argument."),
-            (b1 + b2, "What the first step adds passes through the second one, which shrinks it "
-                      "too."),
+            (
+                a1 * b2 + b1,
+                "That is the second step acting first. The earlier one is the first argument.",
+            ),
+            (
+                b1 + b2,
+                "What the first step adds passes through the second one, which shrinks it too.",
+            ),
         )
         want = a2 * b1 + b2
-        expect_close("b of the joint step", b, want,
-                     reason(b, want, hints, "Apply both steps to x = 0."))
+        expect_close(
+            "b of the joint step", b, want, reason(b, want, hints, "Apply both steps to x = 0.")
+        )
     passed("two steps are one, and their order matters")
 
 
@@ -64,22 +73,40 @@ def check_exclusive_scan(exclusive):
             want_a[k] = a[k - 1] * want_a[k - 1]
             want_b[k] = a[k - 1] * want_b[k - 1] + b[k - 1]
         got = np.asarray(answer[1])
-        hints = ((a * want_b + b, "Yours are the states after each step. Before step 0 nothing has "
-                                  "acted: the identity, a = 1 and b = 0, comes first."),)
-        why = reason(got, want_b, hints,
-                     "On the way down a left child inherits what comes before its parent. Before "
-                     "the right child comes that, and then the left child's own steps, in this "
-                     "order: combine(before, left).")
+        hints = (
+            (
+                a * want_b + b,
+                "Yours are the states after each step. Before step 0 nothing has "
+                "acted: the identity, a = 1 and b = 0, comes first.",
+            ),
+        )
+        why = reason(
+            got,
+            want_b,
+            hints,
+            "On the way down a left child inherits what comes before its parent. Before "
+            "the right child comes that, and then the left child's own steps, in this "
+            "order: combine(before, left).",
+        )
         expect_close(f"b for L = {L}", got, want_b, why)
         expect_close(f"a for L = {L}", answer[0], want_a, why)
-        expect(L == 1 or calls > 0, "combine was never called: use it for every composition, so "
-               "that the work can be counted.")
-        expect(L < 256 or pairs <= 3 * L, f"{pairs} pairs were combined for L = {L}, expected at "
-               f"most {3 * L}. Doubling the reach of every entry takes L log2(L) of them; fold "
-               "neighbours into half as many on the way up instead.")
+        expect(
+            L == 1 or calls > 0,
+            "combine was never called: use it for every composition, so "
+            "that the work can be counted.",
+        )
+        expect(
+            L < 256 or pairs <= 3 * L,
+            f"{pairs} pairs were combined for L = {L}, expected at "
+            f"most {3 * L}. Doubling the reach of every entry takes L log2(L) of them; fold "
+            "neighbours into half as many on the way up instead.",
+        )
         allowed = 2 * int(np.log2(L)) + 2
-        expect(calls <= allowed, f"combine was called {calls} times for L = {L}, expected at most "
-               f"{allowed}: one call joins all pairs of a level.")
+        expect(
+            calls <= allowed,
+            f"combine was called {calls} times for L = {L}, expected at most "
+            f"{allowed}: one call joins all pairs of a level.",
+        )
     passed("every prefix, with two combinations a step")
 
 
@@ -112,23 +139,39 @@ def check_chunk_starts(chunk_starts):
                 alone[i] = np.exp(delta[k] * A) * alone[i] + added[k]
         got = returned(chunk_starts(delta.copy(), A.copy(), added.copy(), T, exp), "chunk_starts")
         hints = (
-            (states[T::T], "Those are the states at the ends of the chunks. The first chunk begins "
-                           "with zero."),
-            (alone, "Each chunk has forgotten all but the one before it: the carry takes the old "
-                    "start along, faded by the whole chunk."),
+            (
+                states[T::T],
+                "Those are the states at the ends of the chunks. The first chunk begins with zero.",
+            ),
+            (
+                alone,
+                "Each chunk has forgotten all but the one before it: the carry takes the old "
+                "start along, faded by the whole chunk.",
+            ),
         )
-        why = reason(got, want, hints,
-                     "start of the next chunk = exp(A · sum of its steps) · start + its end from "
-                     "zero.")
+        why = reason(
+            got,
+            want,
+            hints,
+            "start of the next chunk = exp(A · sum of its steps) · start + its end from zero.",
+        )
         expect_close(f"the starts for n = {n}, T = {T}, {chunks} chunks", got, want, why)
-        expect(calls > 0, "exp was never called: use it for every exponential, so that they can be "
-               "counted.")
+        expect(
+            calls > 0,
+            "exp was never called: use it for every exponential, so that they can be counted.",
+        )
         most = (L + chunks) * n
-        expect(elements <= most, f"{elements} exponentials for L = {L}, n = {n}, expected at most "
-               f"{most}: one for each step, and one for each chunk.")
+        expect(
+            elements <= most,
+            f"{elements} exponentials for L = {L}, n = {n}, expected at most "
+            f"{most}: one for each step, and one for each chunk.",
+        )
         allowed = T + chunks + 1
-        expect(calls <= allowed, f"exp was called {calls} times, expected at most {allowed}: the "
-               "chunks walk side by side, so that one call serves all of them.")
+        expect(
+            calls <= allowed,
+            f"exp was called {calls} times, expected at most {allowed}: the "
+            "chunks walk side by side, so that one call serves all of them.",
+        )
     passed("chunks side by side, joined by a carry")
 
 
@@ -164,17 +207,32 @@ def check_scan_gradient(scan_gradient):
         got_a, got_b = (np.asarray(part) for part in answer)
         unshifted = scan(a[::-1], dx[::-1])[::-1]
         hints = (
-            (scan(a, dx), "The gradient comes from later states: reverse time, scan, and reverse "
-                          "it again."),
+            (
+                scan(a, dx),
+                "The gradient comes from later states: reverse time, scan, and reverse it again.",
+            ),
             (unshifted, "The way from x_{k+1} back to x_k leads through a_{k+1}: shift a by one."),
             (dx, "A state acts on the loss through all later states too."),
         )
-        expect_close(f"db for L = {L}", got_b, g, reason(
-            got_b, g, hints, "db_k is the gradient by x_k itself: g_k = dx_k + a_{k+1} g_{k+1}."))
-        expect_close(f"da for L = {L}", got_a, g * before, reason(
-            got_a, g * before,
-            ((g * x, "a_k multiplies the state before step k, not the one after it."),),
-            "da_k = g_k x_{k-1}, and x_{-1} = 0."))
+        expect_close(
+            f"db for L = {L}",
+            got_b,
+            g,
+            reason(
+                got_b, g, hints, "db_k is the gradient by x_k itself: g_k = dx_k + a_{k+1} g_{k+1}."
+            ),
+        )
+        expect_close(
+            f"da for L = {L}",
+            got_a,
+            g * before,
+            reason(
+                got_a,
+                g * before,
+                ((g * x, "a_k multiplies the state before step k, not the one after it."),),
+                "da_k = g_k x_{k-1}, and x_{-1} = 0.",
+            ),
+        )
     expect(made == [1, 1, 1], f"scan was called {max(made)} times, expected once.")
     passed("the gradient of a scan is a scan, run backwards")
 
@@ -197,15 +255,27 @@ def check_step_floors(step_floors):
         hints = (
             ((state / 2 + rest + 4 * d * n) / per_copy, "The state is read and written."),
             ((state + rest) / per_copy, "A is read as well: d times n numbers of four bytes."),
-            ((state + rest + 4 * b * d * n) / per_copy, "A is the same for every row of the batch "
-                                                        "and comes from memory once."),
+            (
+                (state + rest + 4 * b * d * n) / per_copy,
+                "A is the same for every row of the batch and comes from memory once.",
+            ),
         )
-        expect_close(f"the memory floor in μs for b = {b}, d = {d}, n = {n}", got, want,
-                     reason(got, want, hints, "Add up the bytes of every tensor, once for each way."),
-                     rtol=1e-6, atol=0)
+        expect_close(
+            f"the memory floor in μs for b = {b}, d = {d}, n = {n}",
+            got,
+            want,
+            reason(got, want, hints, "Add up the bytes of every tensor, once for each way."),
+            rtol=1e-6,
+            atol=0,
+        )
         got, want = 1e6 * float(answer[1]), b * d * (n + 4) / per_exps
         hints = ((b * d * n / per_exps, "Softplus and the gate take two each, for every channel."),)
-        expect_close(f"the exponentials' floor in μs for b = {b}, d = {d}, n = {n}", got, want,
-                     reason(got, want, hints, "One for each state, and four for each channel."),
-                     rtol=1e-6, atol=0)
+        expect_close(
+            f"the exponentials' floor in μs for b = {b}, d = {d}, n = {n}",
+            got,
+            want,
+            reason(got, want, hints, "One for each state, and four for each channel."),
+            rtol=1e-6,
+            atol=0,
+        )
     passed("one step waits for memory, not for exponentials")

@@ -26,29 +26,47 @@ def check_share_without_order(share_without_order):
         want = _share_of_the_commonest(tokens, kinds)
         got = float(returned(share_without_order(tokens, kinds), "share_without_order"))
         matched = 1 / kinds + (1 - 1 / kinds) / tokens
-        hints = ((1 / kinds, "That is guessing among all kinds: use that some letters came and others "
-                             "did not."),
-                 (1 / tokens, "That counts a letter as if it came once."),
-                 (matched, "That is to say the letters that came in a random order. To say the "
-                           "commonest of them every time is better."),
-                 (want * tokens, "That is the mean count of the commonest letter: divide it by the "
-                                 "number of letters."))
-        why = next((hint for wrong, hint in hints if abs(got - wrong) < 1e-3),
-                   "For one word it is the count of its commonest letter over the number of letters; "
-                   "take the mean over all words, which are equally likely.")
-        expect(abs(got - want) < 0.004, f"share_without_order({tokens}, {kinds}) is {got:.4f}; "
-               f"expected {want:.4f}. {why}")
+        hints = (
+            (
+                1 / kinds,
+                "That is guessing among all kinds: use that some letters came and others did not.",
+            ),
+            (1 / tokens, "That counts a letter as if it came once."),
+            (
+                matched,
+                "That is to say the letters that came in a random order. To say the "
+                "commonest of them every time is better.",
+            ),
+            (
+                want * tokens,
+                "That is the mean count of the commonest letter: divide it by the "
+                "number of letters.",
+            ),
+        )
+        why = next(
+            (hint for wrong, hint in hints if abs(got - wrong) < 1e-3),
+            "For one word it is the count of its commonest letter over the number of letters; "
+            "take the mean over all words, which are equally likely.",
+        )
+        expect(
+            abs(got - want) < 0.004,
+            f"share_without_order({tokens}, {kinds}) is {got:.4f}; expected {want:.4f}. {why}",
+        )
     passed("what the order is worth: everything above this share")
 
 
 def _share_of_the_commonest(tokens, kinds):
     """The mean of the largest of ``kinds`` counts of ``tokens`` letters, over ``tokens``."""
     mean = 0.0
-    for most in range(tokens):  # words in which no letter comes more than so often, one kind more each
+    for most in range(
+        tokens
+    ):  # words in which no letter comes more than so often, one kind more each
         words = [1] + [0] * tokens
         for _ in range(kinds):
-            words = [sum(math.comb(t, j) * words[t - j] for j in range(min(t, most) + 1))
-                     for t in range(tokens + 1)]
+            words = [
+                sum(math.comb(t, j) * words[t - j] for j in range(min(t, most) + 1))
+                for t in range(tokens + 1)
+            ]
         mean += 1 - words[tokens] / kinds**tokens
     return mean / tokens
 
@@ -70,23 +88,45 @@ def check_bits_per_character(bits_per_character):
             got = returned(bits_per_character(logits.copy(), targets.copy()), "bits_per_character")
             naive = -np.log2(np.mean(np.exp(-nats)))
         got = np.asarray(got, dtype=float)
-        expect(got.shape == (), f"bits_per_character returns shape {got.shape}; expected one number, "
-               "the mean over all positions.")
-        expect(np.isfinite(got), f"bits_per_character is {got} for logits of size {size:g}: an "
-               "exponential overflows. Subtract the largest logit of each position first.")
-        hints = ((nats.mean(), "Those are nats: divide by ln 2."),
-                 (want * L, "That is the sum over all positions, not their mean."),
-                 (-want, "The sign: a probability below 1 costs a positive number of bits."),
-                 (2.0**min(want, 1e3), "That is the perplexity, two to the power of the bits."),
-                 (every.mean() / math.log(2), "That is the mean over all characters that could have "
-                                              "come; only the one that came is paid for."),
-                 (naive, "Take the logarithm first and the mean afterwards."),
-                 (-logits[np.arange(L), targets].mean() / math.log(2),
-                  "The logits are no logarithms of probabilities yet: the sum over all characters is "
-                  "missing."))
-        expect_close(f"the bits of {L} characters, {V} kinds", got, want,
-                     reason(got, want, hints, "−log2 p of the character that came, with p from "
-                                              "softmax, and the mean of that."), rtol=1e-9)
+        expect(
+            got.shape == (),
+            f"bits_per_character returns shape {got.shape}; expected one number, "
+            "the mean over all positions.",
+        )
+        expect(
+            np.isfinite(got),
+            f"bits_per_character is {got} for logits of size {size:g}: an "
+            "exponential overflows. Subtract the largest logit of each position first.",
+        )
+        hints = (
+            (nats.mean(), "Those are nats: divide by ln 2."),
+            (want * L, "That is the sum over all positions, not their mean."),
+            (-want, "The sign: a probability below 1 costs a positive number of bits."),
+            (2.0 ** min(want, 1e3), "That is the perplexity, two to the power of the bits."),
+            (
+                every.mean() / math.log(2),
+                "That is the mean over all characters that could have "
+                "come; only the one that came is paid for.",
+            ),
+            (naive, "Take the logarithm first and the mean afterwards."),
+            (
+                -logits[np.arange(L), targets].mean() / math.log(2),
+                "The logits are no logarithms of probabilities yet: the sum over all characters is "
+                "missing.",
+            ),
+        )
+        expect_close(
+            f"the bits of {L} characters, {V} kinds",
+            got,
+            want,
+            reason(
+                got,
+                want,
+                hints,
+                "−log2 p of the character that came, with p from softmax, and the mean of that.",
+            ),
+            rtol=1e-9,
+        )
     passed("bits a character, whatever the size of the logits")
 
 
@@ -116,9 +156,14 @@ def check_bits_in_pieces(bits_in_pieces):
 
         def model(part, state, piece=piece):
             part = np.asarray(part)
-            expect(len(part) <= piece, f"the model got {len(part)} tokens; it takes at most {piece}.")
-            expect(getattr(state, "shape", None) == (3,), "the model got something else than a state: hand on the "
-                   "second of the two things that it returns.")
+            expect(
+                len(part) <= piece, f"the model got {len(part)} tokens; it takes at most {piece}."
+            )
+            expect(
+                getattr(state, "shape", None) == (3,),
+                "the model got something else than a state: hand on the "
+                "second of the two things that it returns.",
+            )
             return read(part, state)
 
         costs = read(tokens, start)[0]
@@ -130,23 +175,49 @@ def check_bits_in_pieces(bits_in_pieces):
         own = costs[np.arange(L), tokens]
         known = np.concatenate(inside)
         parts = [each[p] for p in pieces if len(each[p])]
-        hints = [(fresh[np.arange(L - 1), tokens[1:]].mean(), "Each piece begins with the first state "
-                  "again: hand on the state."),
-                 (own.mean(), "Row k speaks of the character after token k, not of token k."),
-                 (each.sum() / L, "The first character is not foretold: there is one fewer to divide "
-                                  "by."),
-                 (each.sum(), "That is the sum: divide by the number of characters foretold."),
-                 (np.mean([part.mean() for part in parts]), "That is the mean of the means of pieces, "
-                  "in which a short piece counts like a long one.")]
+        hints = [
+            (
+                fresh[np.arange(L - 1), tokens[1:]].mean(),
+                "Each piece begins with the first state again: hand on the state.",
+            ),
+            (own.mean(), "Row k speaks of the character after token k, not of token k."),
+            (
+                each.sum() / L,
+                "The first character is not foretold: there is one fewer to divide by.",
+            ),
+            (each.sum(), "That is the sum: divide by the number of characters foretold."),
+            (
+                np.mean([part.mean() for part in parts]),
+                "That is the mean of the means of pieces, "
+                "in which a short piece counts like a long one.",
+            ),
+        ]
         if len(known):
-            hints += [(known.mean(), "The first character of each piece is left out: the last row of "
-                       "the piece before speaks of it."),
-                      (known.sum() / (L - 1), "The first character of each piece is left out: the "
-                       "last row of the piece before speaks of it.")]
+            hints += [
+                (
+                    known.mean(),
+                    "The first character of each piece is left out: the last row of "
+                    "the piece before speaks of it.",
+                ),
+                (
+                    known.sum() / (L - 1),
+                    "The first character of each piece is left out: the "
+                    "last row of the piece before speaks of it.",
+                ),
+            ]
         got = returned(bits_in_pieces(model, start.copy(), tokens.copy(), piece), "bits_in_pieces")
-        expect_close(f"the bits of {L} characters in pieces of {piece}", got, want,
-                     reason(got, want, hints, "Row k of the whole text, wherever the pieces end, "
-                                              "belongs to character k + 1."), rtol=1e-9)
+        expect_close(
+            f"the bits of {L} characters in pieces of {piece}",
+            got,
+            want,
+            reason(
+                got,
+                want,
+                hints,
+                "Row k of the whole text, wherever the pieces end, belongs to character k + 1.",
+            ),
+            rtol=1e-9,
+        )
     passed("a text in pieces, and no character lost between them")
 
 
@@ -158,18 +229,26 @@ def check_most_texts(most_texts):
             many texts a Transformer and a Mamba of 130 million numbers can continue at once.
     """
     weights, token, state = 2 * 129_135_360, 12 * 2 * 768 * 2, 24 * 1536 * 72
-    for memory, prompt, new in ((80 * 10**9, 2048, 128), (16 * 10**9, 100, 1000),
-                                (300 * 10**6, 512, 1), (10**8, 2048, 128)):
+    for memory, prompt, new in (
+        (80 * 10**9, 2048, 128),
+        (16 * 10**9, 100, 1000),
+        (300 * 10**6, 512, 1),
+        (10**8, 2048, 128),
+    ):
         left = max(0, memory - weights)
         want = left // ((prompt + new) * token), left // state
         answer = returned(most_texts(memory, prompt, new), "most_texts")
-        expect(np.shape(answer) == (2,), "most_texts should return two numbers, for the Transformer "
-               "and for the Mamba.")
+        expect(
+            np.shape(answer) == (2,),
+            "most_texts should return two numbers, for the Transformer and for the Mamba.",
+        )
         got = tuple(float(x) for x in answer)
         case = f"{memory / 1e9:g} gigabytes, prompts of {prompt} and {new} new tokens"
         why = "Take the weights off, and divide by what one text keeps."
         if min(got) < 0:
-            why = "The weights alone do not fit: that is no text, and not a negative number of them."
+            why = (
+                "The weights alone do not fit: that is no text, and not a negative number of them."
+            )
         elif any(x != int(x) for x in got):
             why = "Only whole texts count: round down."
         elif got == want[::-1]:
@@ -182,8 +261,11 @@ def check_most_texts(most_texts):
             why = "A state does not grow with the text."
         elif got[0] == 2 * want[0] or got[0] == left // ((prompt + new) * token // 2):
             why = "Keys and values: two of each."
-        expect(got == want, f"with {case}, most_texts says {got[0]:g} and {got[1]:g}; expected "
-               f"{want[0]} and {want[1]}. {why}")
+        expect(
+            got == want,
+            f"with {case}, most_texts says {got[0]:g} and {got[1]:g}; expected "
+            f"{want[0]} and {want[1]}. {why}",
+        )
     passed("one limit that depends on the length of the texts, and one that does not")
 
 
@@ -193,25 +275,48 @@ def check_least_bits(least_bits):
     Args:
         least_bits (callable): takes three whole numbers; returns bits.
     """
-    for pairs, keys, values in ((1, 2, 1), (16, 16, 16), (3, 8, 5), (32, 64, 64), (5, 9, 1),
-                                (2000, 10**6, 10**5)):
+    for pairs, keys, values in (
+        (1, 2, 1),
+        (16, 16, 16),
+        (3, 8, 5),
+        (32, 64, 64),
+        (5, 9, 1),
+        (2000, 10**6, 10**5),
+    ):
         chosen, given = math.log2(math.comb(keys, pairs)), pairs * math.log2(values)
         want = chosen + given
         try:
             got = returned(least_bits(pairs, keys, values), "least_bits")
         except OverflowError as error:
-            raise AssertionError(f"{error}: the number of tables is too large for a float. Take "
-                                 "logarithms before you multiply.") from None
+            raise AssertionError(
+                f"{error}: the number of tables is too large for a float. Take "
+                "logarithms before you multiply."
+            ) from None
         ordered = want + math.lgamma(pairs + 1) / math.log(2)
-        hints = ((given, "It must also tell which keys are in the table."),
-                 (chosen, "Each key has a value as well."),
-                 (ordered, "The order of the pairs need not be remembered: choose the keys in no "
-                           "order."),
-                 (pairs * (math.log2(keys) + math.log2(values)),
-                  "That lets a key come twice, and remembers an order: choose different keys, in no "
-                  "order."),
-                 (want * math.log(2), "Those are nats: take the logarithm to the base 2."))
-        expect_close(f"least_bits({pairs}, {keys}, {values})", float(got), want,
-                     reason(got, want, hints, "Count the tables; bits are the logarithm of their "
-                                              "number to the base 2."), rtol=1e-6)
+        hints = (
+            (given, "It must also tell which keys are in the table."),
+            (chosen, "Each key has a value as well."),
+            (
+                ordered,
+                "The order of the pairs need not be remembered: choose the keys in no order.",
+            ),
+            (
+                pairs * (math.log2(keys) + math.log2(values)),
+                "That lets a key come twice, and remembers an order: choose different keys, in no "
+                "order.",
+            ),
+            (want * math.log(2), "Those are nats: take the logarithm to the base 2."),
+        )
+        expect_close(
+            f"least_bits({pairs}, {keys}, {values})",
+            float(got),
+            want,
+            reason(
+                got,
+                want,
+                hints,
+                "Count the tables; bits are the logarithm of their number to the base 2.",
+            ),
+            rtol=1e-6,
+        )
     passed("two tables must not leave the same memory")

@@ -65,12 +65,17 @@ class Widget:
         self._entry = CATALOGUE[name]
         known = [control.name for control in self._entry.controls]
         if unknown := sorted(set(start) - set(known)):
-            raise TypeError(f"{unknown[0]} is not a control of {name!r}, which has {', '.join(known)}")
-        self._controls = [control.html(start.get(control.name, control.start))
-                          for control in self._entry.controls]
+            raise TypeError(
+                f"{unknown[0]} is not a control of {name!r}, which has {', '.join(known)}"
+            )
+        self._controls = [
+            control.html(start.get(control.name, control.start)) for control in self._entry.controls
+        ]
 
     def __repr__(self) -> str:
-        return textwrap.fill(f"Interactive figure. {self._entry.title}: {self._entry.description}", 84)
+        return textwrap.fill(
+            f"Interactive figure. {self._entry.title}: {self._entry.description}", 84
+        )
 
     def _repr_html_(self) -> str:
         entry = self._entry
@@ -78,7 +83,12 @@ class Widget:
         styles = [read_text("page.css")]
         if entry.charts:
             licence = read_text("uplot/LICENSE")
-            scripts = [f"/*\n{licence}\n*/", read_text("uplot/uPlot.iife.min.js"), *scripts, read_text("panel.js")]
+            scripts = [
+                f"/*\n{licence}\n*/",
+                read_text("uplot/uPlot.iife.min.js"),
+                *scripts,
+                read_text("panel.js"),
+            ]
             styles = [read_text("uplot/uPlot.min.css"), *styles]
         parts = {
             "name": self.name,
@@ -87,7 +97,9 @@ class Widget:
             "controls": "\n".join(self._controls),
             "style": "\n".join(styles),
             "data": json.dumps(entry.data(), separators=(",", ":"), ensure_ascii=False),
-            "script": "\n".join([*scripts, read_text("page.js"), read_text(f"draw/{self.name}.js")]),
+            "script": "\n".join(
+                [*scripts, read_text("page.js"), read_text(f"draw/{self.name}.js")]
+            ),
         }
         identity = f"ssm-widget-{zlib.crc32(''.join(parts.values()).encode()):08x}"
         return string.Template(read_text("page.html")).substitute(parts, id=identity)

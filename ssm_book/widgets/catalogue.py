@@ -36,10 +36,12 @@ class Slider:
         if self.step == "log":  # the slider holds exponents of ten, and hits the powers of ten
             numbers, step, scale = np.round(20 * np.log10(numbers)) / 20, 0.05, "log"
         low, high, at = (f"{number:.6g}" for number in numbers)
-        return (f'<label class="control" data-control="{self.name}" data-unit="{self.unit}" '
-                f'data-scale="{scale}" data-whole="{str(self.whole).lower()}"><span>{self.label}</span>'
-                f'<input type="range" name="{self.name}" min="{low}" max="{high}" step="{step:g}" '
-                f'value="{at}" autocomplete="off"><output></output></label>')
+        return (
+            f'<label class="control" data-control="{self.name}" data-unit="{self.unit}" '
+            f'data-scale="{scale}" data-whole="{str(self.whole).lower()}"><span>{self.label}</span>'
+            f'<input type="range" name="{self.name}" min="{low}" max="{high}" step="{step:g}" '
+            f'value="{at}" autocomplete="off"><output></output></label>'
+        )
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,17 @@ class Choice:
 
     def html(self, value):
         if value not in self.options:
-            raise ValueError(f"{self.name} is {value!r}, expected one of: {', '.join(self.options)}")
-        options = "".join(f'<option value="{key}"{" selected" * (key == value)}>{words}</option>'
-                          for key, words in self.options.items())
-        return (f'<label class="control" data-control="{self.name}"><span>{self.label}</span>'
-                f'<select name="{self.name}" autocomplete="off">{options}</select></label>')
+            raise ValueError(
+                f"{self.name} is {value!r}, expected one of: {', '.join(self.options)}"
+            )
+        options = "".join(
+            f'<option value="{key}"{" selected" * (key == value)}>{words}</option>'
+            for key, words in self.options.items()
+        )
+        return (
+            f'<label class="control" data-control="{self.name}"><span>{self.label}</span>'
+            f'<select name="{self.name}" autocomplete="off">{options}</select></label>'
+        )
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,18 @@ class Marks:
 
     def html(self, value):
         if not set(value) <= set(range(self.count)):
-            raise ValueError(f"{self.name} is {value}, expected positions from 0 to {self.count - 1}")
-        boxes = "".join(f'<label><input type="checkbox" name="{self.name}" value="{k}" '
-                        f'autocomplete="off"{" checked" * (k in value)}>{k}</label>'
-                        for k in range(self.count))
-        return (f'<fieldset class="control" data-control="{self.name}"><legend>{self.label}</legend>'
-                f'<div class="chips">{boxes}</div></fieldset>')
+            raise ValueError(
+                f"{self.name} is {value}, expected positions from 0 to {self.count - 1}"
+            )
+        boxes = "".join(
+            f'<label><input type="checkbox" name="{self.name}" value="{k}" '
+            f'autocomplete="off"{" checked" * (k in value)}>{k}</label>'
+            for k in range(self.count)
+        )
+        return (
+            f'<fieldset class="control" data-control="{self.name}"><legend>{self.label}</legend>'
+            f'<div class="chips">{boxes}</div></fieldset>'
+        )
 
 
 @dataclass(frozen=True)
@@ -141,15 +155,22 @@ def _mamba_data():
 
 
 _STATE_SIZES = (8, 16, 32, 64)
-_MAMBA_SIZES = {"130": ("130 million", 768, 24), "370": ("370 million", 1024, 48),
-                "790": ("790 million", 1536, 48), "1400": ("1.4 billion", 2048, 48),
-                "2800": ("2.8 billion", 2560, 64)}
+_MAMBA_SIZES = {
+    "130": ("130 million", 768, 24),
+    "370": ("370 million", 1024, 48),
+    "790": ("790 million", 1536, 48),
+    "1400": ("1.4 billion", 2048, 48),
+    "2800": ("2.8 billion", 2560, 64),
+}
 
 
 def _training_data():
     copied = data.measurements("scan-cuda-baseline")["copy_TB_per_s"]
-    return {"sizes": {key: {"d": d, "layers": layers} for key, (_, d, layers) in _MAMBA_SIZES.items()},
-            "vocabulary": 50_280, "bandwidth": copied * 1e12}
+    return {
+        "sizes": {key: {"d": d, "layers": layers} for key, (_, d, layers) in _MAMBA_SIZES.items()},
+        "vocabulary": 50_280,
+        "bandwidth": copied * 1e12,
+    }
 
 
 CATALOGUE = {
@@ -160,8 +181,12 @@ CATALOGUE = {
         (
             Slider("gain", "Gain of W", 0.5, 3, 1.0, step=0.05),
             Choice("matrix", "W is", {"random": "random", "orthogonal": "orthogonal"}, "random"),
-            Choice("activation", "Nonlinearity",
-                   {"tanh": "tanh", "relu": "ReLU", "identity": "none"}, "tanh"),
+            Choice(
+                "activation",
+                "Nonlinearity",
+                {"tanh": "tanh", "relu": "ReLU", "identity": "none"},
+                "tanh",
+            ),
             Slider("noise", "Later input", 0, 2, 0.5, step=0.1, unit="σ"),
         ),
         ("linalg", "rnn"),
@@ -184,8 +209,17 @@ CATALOGUE = {
         "region of stability, and the response to a constant input against the truth.",
         (
             Slider("dt", "Step Δ", 0.01, 1, 0.1, step="log", unit="s"),
-            Choice("rule", "Rule", {"euler": "Euler", "backward_euler": "backward Euler",
-                                    "bilinear": "bilinear", "zoh": "zero-order hold"}, "euler"),
+            Choice(
+                "rule",
+                "Rule",
+                {
+                    "euler": "Euler",
+                    "backward_euler": "backward Euler",
+                    "bilinear": "bilinear",
+                    "zoh": "zero-order hold",
+                },
+                "euler",
+            ),
             Slider("re", "Re λ", -8, 0.5, -2.5, step=0.1, unit="1/s"),
             Slider("im", "Im λ", 0, 10, 5.8, step=0.1, unit="1/s"),
         ),
@@ -196,9 +230,17 @@ CATALOGUE = {
         "a choice of systems, sliders for the step Δ and for the sample k; the kernel laid over the "
         "input, and the output by convolution and by recurrence.",
         (
-            Choice("name", "System", {"average": "average, 1 number", "spring": "spring, 2 numbers",
-                                      "resonance": "resonance, 2 numbers",
-                                      "delay": "delay (LegT), 12 numbers"}, "spring"),
+            Choice(
+                "name",
+                "System",
+                {
+                    "average": "average, 1 number",
+                    "spring": "spring, 2 numbers",
+                    "resonance": "resonance, 2 numbers",
+                    "delay": "delay (LegT), 12 numbers",
+                },
+                "spring",
+            ),
             Slider("dt", "Step Δ", 0.25, 4, 1, step="log"),
             Slider("k", "Output <i>k</i>", 0, 79, 40, step=1),
         ),
@@ -209,9 +251,17 @@ CATALOGUE = {
         "a choice of measures, sliders for N, for the time scale and for how many samples have come "
         "in; the signal with what the numbers recall of it, and the numbers.",
         (
-            Choice("measure", "Measure", {"legs": "LegS: all of the past", "legt": "LegT: a window θ",
-                                          "fading": "LegS without 1/t: fades",
-                                          "lagt": "LagT: fades"}, "legs"),
+            Choice(
+                "measure",
+                "Measure",
+                {
+                    "legs": "LegS: all of the past",
+                    "legt": "LegT: a window θ",
+                    "fading": "LegS without 1/t: fades",
+                    "lagt": "LagT: fades",
+                },
+                "legs",
+            ),
             Slider("N", "Numbers <i>N</i>", 1, 64, 16, step=1),
             Slider("now", "Samples so far", 100, 10_000, 10_000, step=100),
             Slider("theta", "Scale θ", 20, 4000, 1000, step="log"),
@@ -235,8 +285,12 @@ CATALOGUE = {
         "a choice of initializations and sizes, sliders for the mode n and the step Δ; the eigenvalues, "
         "and what mode n multiplies the past with.",
         (
-            Choice("init", "Beginning", {"lin": "lin", "inv": "inv", "legs": "legs", "real": "real"},
-                   "lin"),
+            Choice(
+                "init",
+                "Beginning",
+                {"lin": "lin", "inv": "inv", "legs": "legs", "real": "real"},
+                "lin",
+            ),
             Choice("N", "State <i>N</i>", {str(N): str(N) for N in _STATE_SIZES}, "32"),
             Slider("n", "Mode <i>n</i>", 0, 63, 3, step=1),
             Slider("dt", "Step Δ", 0.001, 0.3, 0.05, step="log"),
@@ -252,8 +306,12 @@ CATALOGUE = {
             Marks("wanted", "Wanted", 16, (2, 6)),
             Slider("open", "Δ at wanted", 0.01, 5, 1.0, step="log"),
             Slider("closed", "Δ elsewhere", 0.001, 1, 0.01, step="log"),
-            Choice("rule", "Input enters with", {"mamba": "Δ, as in Mamba", "zoh": "1 − exp(−Δ), the hold"},
-                   "mamba"),
+            Choice(
+                "rule",
+                "Input enters with",
+                {"mamba": "Δ, as in Mamba", "zoh": "1 − exp(−Δ), the hold"},
+                "mamba",
+            ),
         ),
         ("mamba",),
         _mamba_data,
@@ -263,8 +321,16 @@ CATALOGUE = {
         "a slider through the rounds of Blelloch's scan over eight steps; which pairs are joined in "
         "each round, up the tree and down again.",
         (
-            Choice("steps", "Eight steps", {"chapter": "those of the figure", "sum": "a running sum",
-                                            "fade": "three spikes, fading"}, "chapter"),
+            Choice(
+                "steps",
+                "Eight steps",
+                {
+                    "chapter": "those of the figure",
+                    "sum": "a running sum",
+                    "fade": "three spikes, fading",
+                },
+                "chapter",
+            ),
             Slider("reset", "<i>a</i> of the fourth", 0, 1, 0, step=0.05),
             Slider("round", "Round", 0, 6, 3, step=1),
         ),
@@ -276,7 +342,12 @@ CATALOGUE = {
         "a choice of sizes, sliders for the texts at once and for the tokens that came before; what a "
         "Transformer and a Mamba keep, and how long a token takes an H100 at the least.",
         (
-            Choice("size", "Numbers", {key: words for key, (words, _, _) in _MAMBA_SIZES.items()}, "130"),
+            Choice(
+                "size",
+                "Numbers",
+                {key: words for key, (words, _, _) in _MAMBA_SIZES.items()},
+                "130",
+            ),
             Slider("texts", "Texts at once", 1, 256, 1, step=1),
             Slider("tokens", "Tokens before", 16, 1_000_000, 2000, step="log", whole=True),
         ),

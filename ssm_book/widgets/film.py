@@ -49,8 +49,10 @@ class MemoryFilm:
         coefficients = as_array(coefficients, "coefficients", ("F", "N"), real=True)
         frames, self._N = coefficients.shape
         if frames > len(u):
-            raise ValueError(f"coefficients has {frames} rows, expected at most {len(u)}: one a "
-                             "frame, a frame every L // F samples")
+            raise ValueError(
+                f"coefficients has {frames} rows, expected at most {len(u)}: one a "
+                "frame, a frame every L // F samples"
+            )
         self._L = len(u)
         steps = len(u) // frames * np.arange(1, frames + 1)
         low, high = u.min(), u.max()
@@ -77,8 +79,10 @@ class MemoryFilm:
         }
 
     def __repr__(self) -> str:
-        return (f"MemoryFilm(samples={self._L}, frames={len(self._data['now'])}, "
-                f"coefficients={self._N})")
+        return (
+            f"MemoryFilm(samples={self._L}, frames={len(self._data['now'])}, "
+            f"coefficients={self._N})"
+        )
 
     def _repr_html_(self) -> str:
         film = self._data
@@ -97,8 +101,9 @@ class MemoryFilm:
             seen=_line(seen),
             past=_line(past),
             now=f"M{now} 0V1000",
-            state="".join(f"M{n + 0.1} 500V{500 - h}h0.8V500z"
-                          for n, h in enumerate(film["state"][-1])),
+            state="".join(
+                f"M{n + 0.1} 500V{500 - h}h0.8V500z" for n, h in enumerate(film["state"][-1])
+            ),
             words=html.escape(words),
             data=data,
         )

@@ -44,8 +44,14 @@ _ROUNDING = 1e-12  # how far outside [0, 1] a fraction may lie that was meant to
 
 
 @without_warnings
-def transition(measure: str, N: int, *, theta: float | None = None, alpha: float | None = None,
-               beta: float | None = None) -> tuple[RealArray, RealArray]:
+def transition(
+    measure: str,
+    N: int,
+    *,
+    theta: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> tuple[RealArray, RealArray]:
     r"""The HiPPO pair (A, B) of a measure: the ODE that keeps the optimal coefficients current.
 
     The state obeys :math:`x'(t) = A x(t) + B u(t)`; for ``legs`` it is
@@ -96,8 +102,15 @@ def transition(measure: str, N: int, *, theta: float | None = None, alpha: float
 
 
 @without_warnings
-def basis(measure: str, N: int, t: ArrayLike, *, theta: float | None = None,
-          alpha: float | None = None, beta: float | None = None) -> RealArray:
+def basis(
+    measure: str,
+    N: int,
+    t: ArrayLike,
+    *,
+    theta: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> RealArray:
     r"""The functions that turn coefficients back into the past: u(t) is about basis(…, t) @ x.
 
     Args:
@@ -135,24 +148,35 @@ def basis(measure: str, N: int, t: ArrayLike, *, theta: float | None = None,
     # A fading memory has no oldest moment: theta says how far back t = 0 lies.
     spans = () if measure == "legs" else ("theta",)
     measure_args = _measure_arguments(
-        measure, N, {*_ARGUMENTS[measure], *spans}, theta, alpha, beta)
+        measure, N, {*_ARGUMENTS[measure], *spans}, theta, alpha, beta
+    )
     if measure_args.get("alpha", 0) < 0 and t.max() == 1:
-        raise ValueError(f"t holds 1, expected t < 1: with alpha {alpha:g} the functions of 'glagt' "
-                         "are infinite at the newest moment")
+        raise ValueError(
+            f"t holds 1, expected t < 1: with alpha {alpha:g} the functions of 'glagt' "
+            "are infinite at the newest moment"
+        )
     functions = _BASES[measure](N, t, **measure_args)
     return finite_result(functions, "the basis", "theta or N is too large")
 
 
-def _measure_arguments(measure: str, N: int, known: Collection[str], theta: float | None,
-                       alpha: float | None, beta: float | None) -> dict[str, float]:
+def _measure_arguments(
+    measure: str,
+    N: int,
+    known: Collection[str],
+    theta: float | None,
+    alpha: float | None,
+    beta: float | None,
+) -> dict[str, float]:
     """The arguments that were given, checked; refused if the measure does not take them."""
     given: dict[str, Any] = {"theta": theta, "alpha": alpha, "beta": beta}
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(given) - set(known)):
         takes = ", ".join(sorted(known)) or "no further arguments"
         raise TypeError(f"{unknown[0]} is not an argument of {measure!r}, which takes {takes}")
-    checked = {name: (as_real if name == "alpha" else as_positive)(value, name)
-               for name, value in given.items()}
+    checked = {
+        name: (as_real if name == "alpha" else as_positive)(value, name)
+        for name, value in given.items()
+    }
     if not -1 < checked.get("alpha", 0) < 1:
         raise ValueError(f"alpha is {alpha:g}, expected -1 < alpha < 1")
     if measure == "fout" and N % 2:
@@ -218,8 +242,9 @@ def _glagt(N: int, alpha: float = 0.0, beta: float = 0.01) -> tuple[RealArray, R
     return A * norms / norms[:, None], (newest / norms / _tilt_norm(alpha, beta))[:, None]
 
 
-def _glagt_basis(N: int, t: RealArray, theta: float = 1.0, alpha: float = 0.0, beta: float = 0.01
-                 ) -> RealArray:
+def _glagt_basis(
+    N: int, t: RealArray, theta: float = 1.0, alpha: float = 0.0, beta: float = 0.01
+) -> RealArray:
     s = theta * (1 - t)[:, None]
     tilt = s**alpha * np.exp(-(1 - beta) * s / 2)
     polynomials = special.eval_genlaguerre(np.arange(N), alpha, s)

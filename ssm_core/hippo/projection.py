@@ -25,9 +25,18 @@ _RULES = tuple(method for method in METHODS if method != "gbt")
 
 
 @without_warnings
-def project(u: ArrayLike, measure: str, N: int, dt: float, method: str = "bilinear",
-            every: int = 1, *, theta: float | None = None, alpha: float | None = None,
-            beta: float | None = None) -> RealArray:
+def project(
+    u: ArrayLike,
+    measure: str,
+    N: int,
+    dt: float,
+    method: str = "bilinear",
+    every: int = 1,
+    *,
+    theta: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> RealArray:
     r"""Compress a signal online: the N coefficients after each sample.
 
     Sample k stands for the signal between :math:`t_{k-1}` and :math:`t_k`, with
@@ -82,8 +91,15 @@ def project(u: ArrayLike, measure: str, N: int, dt: float, method: str = "biline
 
 
 @without_warnings
-def reconstruct(coefficients: ArrayLike, measure: str, t: ArrayLike, *, theta: float | None = None,
-                alpha: float | None = None, beta: float | None = None) -> RealArray:
+def reconstruct(
+    coefficients: ArrayLike,
+    measure: str,
+    t: ArrayLike,
+    *,
+    theta: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> RealArray:
     """The past that the coefficients remember, at chosen moments.
 
     Args:
@@ -117,7 +133,13 @@ def reconstruct(coefficients: ArrayLike, measure: str, t: ArrayLike, *, theta: f
     if coefficients.ndim > 2:
         raise ValueError(f"coefficients has shape {coefficients.shape}, expected (N,) or (K, N)")
     t = as_array(t, "t", real=True)
-    functions = basis(measure, coefficients.shape[-1], t.reshape(1) if t.ndim == 0 else t,
-                      theta=theta, alpha=alpha, beta=beta)  # (T, N)
+    functions = basis(
+        measure,
+        coefficients.shape[-1],
+        t.reshape(1) if t.ndim == 0 else t,
+        theta=theta,
+        alpha=alpha,
+        beta=beta,
+    )  # (T, N)
     past = finite_result(coefficients @ functions.T, "the past", "coefficients are too large")
     return past[..., 0] if t.ndim == 0 else past

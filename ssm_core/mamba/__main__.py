@@ -21,8 +21,11 @@ def main(arguments=None):
     try:
         tokenizer, decoder = _load_tokenizer(pathlib.Path(options.model))
         model = MambaLM.from_pretrained(
-            options.model, device=options.device or _best_device(),
-            dtype=options.dtype and getattr(torch, options.dtype), progress=_show_progress)
+            options.model,
+            device=options.device or _best_device(),
+            dtype=options.dtype and getattr(torch, options.dtype),
+            progress=_show_progress,
+        )
         _generate(model, tokenizer, decoder, options)
     except (ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -36,19 +39,35 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m ssm_core.mamba", description=__doc__)
     commands = parser.add_subparsers(required=True)
     generate = commands.add_parser("generate", help="continue a text")
-    generate.add_argument("--model", required=True, metavar="PATH",
-                          help="folder of a checkpoint, or its file of weights")
+    generate.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="folder of a checkpoint, or its file of weights",
+    )
     generate.add_argument("--prompt", required=True, help="the text to continue")
     generate.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
-    generate.add_argument("--temperature", type=float, default=0.0, metavar="T",
-                          help="0 (default) takes the likeliest token, above 0 draws one")
+    generate.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default) takes the likeliest token, above 0 draws one",
+    )
     generate.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
-    generate.add_argument("--top-p", type=float, metavar="P",
-                          help="draw from the likeliest tokens that make up probability P")
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the likeliest tokens that make up probability P",
+    )
     generate.add_argument("--seed", type=int, help="repeat a draw")
     generate.add_argument("--device", help="cuda, mps or cpu; by default the best there is")
-    generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
-                          help="of the weights; by default that of the file")
+    generate.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights; by default that of the file",
+    )
     return parser
 
 
@@ -58,11 +77,15 @@ def _load_tokenizer(path):
     try:
         from tokenizers import Tokenizer, decoders
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading tokenizer.json needs the package tokenizers: "
-                                  "pip install tokenizers", name=error.name) from None
+        raise ModuleNotFoundError(
+            "reading tokenizer.json needs the package tokenizers: pip install tokenizers",
+            name=error.name,
+        ) from None
     if not file.is_file():
-        raise ValueError(f"{file} does not exist, expected the tokenizer that the model was trained "
-                         "with (EleutherAI/gpt-neox-20b for the models published by state-spaces)")
+        raise ValueError(
+            f"{file} does not exist, expected the tokenizer that the model was trained "
+            "with (EleutherAI/gpt-neox-20b for the models published by state-spaces)"
+        )
     try:
         return Tokenizer.from_file(str(file)), decoders.DecodeStream(skip_special_tokens=True)
     except Exception as error:  # noqa: BLE001 tokenizers raises plain Exception
@@ -79,9 +102,14 @@ def _generate(model, tokenizer, decoder, options):
     if options.seed is not None:
         generator = torch.Generator(device).manual_seed(options.seed)
     tokens = model.stream(
-        torch.tensor([prompt], device=device), options.max_new_tokens,
-        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-        eos_token_id=model.config.eos_token_id, generator=generator)
+        torch.tensor([prompt], device=device),
+        options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        eos_token_id=model.config.eos_token_id,
+        generator=generator,
+    )
     for token in prompt:  # a decoder may join what follows to what was
         decoder.step(tokenizer, token)
     print(options.prompt, end="", flush=True)
@@ -99,8 +127,12 @@ def _best_device():
 def _show_progress(done, total):
     """One line on stderr that counts up while the weights load."""
     end = "\n" if done == total else ""
-    print(f"\rloading {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr,
-          flush=True)
+    print(
+        f"\rloading {done / 1e6:,.0f} of {total / 1e6:,.0f} MB",
+        end=end,
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

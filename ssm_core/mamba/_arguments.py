@@ -18,14 +18,20 @@ def as_flag(value: Any, name: str) -> bool:
     return value
 
 
-def check_tensor(value: Any, name: str, axes: tuple[str, ...], sizes: tuple[int | None, ...],
-                 device: torch.device | None) -> None:
+def check_tensor(
+    value: Any,
+    name: str,
+    axes: tuple[str, ...],
+    sizes: tuple[int | None, ...],
+    device: torch.device | None,
+) -> None:
     """Check that value is a real floating-point tensor of the shape and on the device expected; no
     device is expected if it is None."""
     check_kind(value, name)
     if not value.is_floating_point():
-        raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected a floating-point "
-                        "dtype")
+        raise TypeError(
+            f"{name} has dtype {dtype_name(value.dtype)}, expected a floating-point dtype"
+        )
     check_shape(value, name, axes, sizes)
     if device is not None:
         check_device(value, name, device, "the model")
@@ -39,8 +45,9 @@ def check_tokens(input_ids: Any, device: torch.device) -> None:
     """
     check_kind(input_ids, "input_ids")
     if input_ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"input_ids has dtype {dtype_name(input_ids.dtype)}, expected int64 or "
-                        "int32")
+        raise TypeError(
+            f"input_ids has dtype {dtype_name(input_ids.dtype)}, expected int64 or int32"
+        )
     check_shape(input_ids, "input_ids", ("b", "L"), (None, None))
     if device.type != "meta":
         check_device(input_ids, "input_ids", device, "the model")
@@ -51,5 +58,6 @@ def check_token_range(input_ids: torch.Tensor, size: int) -> None:
     if input_ids.numel():
         low, high = (int(x) for x in torch.aminmax(input_ids))
         if low < 0 or high >= size:
-            raise ValueError(f"input_ids holds {low if low < 0 else high}, "
-                             f"expected tokens from 0 to {size - 1}")
+            raise ValueError(
+                f"input_ids holds {low if low < 0 else high}, expected tokens from 0 to {size - 1}"
+            )

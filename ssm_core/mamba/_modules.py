@@ -19,13 +19,24 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     and sharded modules are of another class or hold another kind of tensor; pruning, weight norm,
     offloading and whoever watches a module register hooks or replace ``forward`` on the instance.
     """
-    watched = (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-               or module._backward_pre_hooks or "forward" in module.__dict__
-               or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-               or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks)
-    return (type(module) is kind and not watched
-            and all(type(x) in (nn.Parameter, Tensor) for x in module._parameters.values()
-                    if x is not None))
+    watched = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+    return (
+        type(module) is kind
+        and not watched
+        and all(
+            type(x) in (nn.Parameter, Tensor) for x in module._parameters.values() if x is not None
+        )
+    )
 
 
 def widened(x: Tensor, beside: Tensor) -> Tensor:
@@ -33,8 +44,9 @@ def widened(x: Tensor, beside: Tensor) -> Tensor:
     return x.to(torch.promote_types(beside.dtype, torch.float32))
 
 
-def keep_wide(module: nn.Module, names: Iterable[str],
-              fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def keep_wide(
+    module: nn.Module, names: Iterable[str], fn: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
     """``fn`` as ``Module._apply`` takes it, except that the named parameters of the module, and
     their gradients, do not go below float32."""
     parameters = [module._parameters.get(name) for name in names]

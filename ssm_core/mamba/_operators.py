@@ -26,12 +26,19 @@ MaybeTensor = Optional[Tensor]  # noqa: UP045
 
 def fuses(x: Tensor) -> bool:
     """Whether the operators below are for x. They have no derivatives, and compute in float32."""
-    return (x.is_cuda and has_triton() and x.dtype != torch.float64 and not torch.is_grad_enabled()
-            and not is_transformed() and not in_forward_mode())
+    return (
+        x.is_cuda
+        and has_triton()
+        and x.dtype != torch.float64
+        and not torch.is_grad_enabled()
+        and not is_transformed()
+        and not in_forward_mode()
+    )
 
 
-def convolve(x: Tensor, weight: Tensor, bias: MaybeTensor,
-             before: MaybeTensor) -> tuple[Tensor, Tensor]:
+def convolve(
+    x: Tensor, weight: Tensor, bias: MaybeTensor, before: MaybeTensor
+) -> tuple[Tensor, Tensor]:
     """SiLU of a causal convolution, one filter a channel, and the samples that the next one needs.
 
     Args:
@@ -50,8 +57,9 @@ def convolve_one(conv_state: Tensor, x: Tensor, weight: Tensor, bias: MaybeTenso
     return torch.ops.ssm_core.causal_conv_step(conv_state, x, weight, bias)
 
 
-def add_norm(x: Tensor, added: MaybeTensor, weight: Tensor,
-             eps: float) -> Tensor | tuple[Tensor, Tensor]:
+def add_norm(
+    x: Tensor, added: MaybeTensor, weight: Tensor, eps: float
+) -> Tensor | tuple[Tensor, Tensor]:
     """x + added and its norm over the last axis, in the dtype of weight; or just the norm of x."""
     total, normed = torch.ops.ssm_core.add_rms_norm(x, added, weight, eps)
     return normed if added is None else (total, normed)
@@ -64,8 +72,9 @@ def _kernels():
 
 
 @torch.library.custom_op("ssm_core::causal_conv", mutates_args=())
-def _conv(x: Tensor, weight: Tensor, bias: MaybeTensor,
-          before: MaybeTensor) -> tuple[Tensor, Tensor]:
+def _conv(
+    x: Tensor, weight: Tensor, bias: MaybeTensor, before: MaybeTensor
+) -> tuple[Tensor, Tensor]:
     return _kernels().convolve(x, weight, bias, before)
 
 

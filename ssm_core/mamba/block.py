@@ -102,22 +102,40 @@ class Mamba(nn.Module):
 
     no_weight_decay = ("A_log", "D")
 
-    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: float = 2,
-                 dt_rank: int | str = "auto", dt_min: float = 0.001, dt_max: float = 0.1,
-                 dt_init: str = "random", dt_scale: float = 1.0, dt_init_floor: float = 1e-4,
-                 conv_bias: bool = True, bias: bool = False, use_fast_path: bool = True,
-                 layer_idx: int | None = None, *, mixer_rms_eps: float | None = None,
-                 device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        use_fast_path: bool = True,
+        layer_idx: int | None = None,
+        *,
+        mixer_rms_eps: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.d_model = as_int(d_model, "d_model")
         self.d_state = as_int(d_state, "d_state")
         self.d_conv = as_int(d_conv, "d_conv")
         self.d_inner = as_int(int(as_positive(expand, "expand") * self.d_model), "d_inner")
-        self.dt_rank = (math.ceil(self.d_model / 16) if isinstance(dt_rank, str)
-                        and as_choice(dt_rank, "dt_rank", ["auto"]) else as_int(dt_rank, "dt_rank"))
-        self.mixer_rms_eps = (None if mixer_rms_eps is None
-                              else as_positive(mixer_rms_eps, "mixer_rms_eps"))
+        self.dt_rank = (
+            math.ceil(self.d_model / 16)
+            if isinstance(dt_rank, str) and as_choice(dt_rank, "dt_rank", ["auto"])
+            else as_int(dt_rank, "dt_rank")
+        )
+        self.mixer_rms_eps = (
+            None if mixer_rms_eps is None else as_positive(mixer_rms_eps, "mixer_rms_eps")
+        )
         dt_min, dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
         if dt_min > dt_max:
             raise ValueError(f"dt_min is {dt_min:g}, expected at most dt_max, {dt_max:g}")
@@ -127,8 +145,9 @@ class Mamba(nn.Module):
         wide_dtype = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
         wide: dict[str, Any] = {"device": device, "dtype": wide_dtype}  # A_log, D, the bias of Δ
         self.in_proj = nn.Linear(self.d_model, 2 * self.d_inner, bias=bias, **like)
-        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, self.d_conv, groups=self.d_inner,
-                                bias=conv_bias, **like)
+        self.conv1d = nn.Conv1d(
+            self.d_inner, self.d_inner, self.d_conv, groups=self.d_inner, bias=conv_bias, **like
+        )
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False, **like)
         self.dt_proj = StepProjection(self.dt_rank, self.d_inner, **like)
         self.out_proj = nn.Linear(self.d_inner, self.d_model, bias=bias, **like)
@@ -147,8 +166,13 @@ class Mamba(nn.Module):
         self._mark()
         self.register_load_state_dict_post_hook(_mark_again)
 
-    def forward(self, hidden_states: Tensor, cache: Sequence[Tensor] | None = None, *,
-                cu_seqlens: Tensor | Packing | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cache: Sequence[Tensor] | None = None,
+        *,
+        cu_seqlens: Tensor | Packing | None = None,
+    ) -> Tensor:
         """Run the block over a sequence.
 
         Args:
@@ -182,17 +206,28 @@ class Mamba(nn.Module):
         x, window = self._convolve(x, conv_state, packing)
         dt, bias, B, C = self._select(x)
         y, last_state = selective_scan_fn(
-            x, dt, -torch.exp(widened(self.A_log, x)), B, C, widened(self.D, x), z, delta_bias=bias,
-            delta_softplus=True, return_last_state=True, initial_state=initial_state,
-            cu_seqlens=packing)
+            x,
+            dt,
+            -torch.exp(widened(self.A_log, x)),
+            B,
+            C,
+            widened(self.D, x),
+            z,
+            delta_bias=bias,
+            delta_softplus=True,
+            return_last_state=True,
+            initial_state=initial_state,
+            cu_seqlens=packing,
+        )
         if conv_state is not None and ssm_state is not None:
             conv_state.copy_(window.detach())
             ssm_state.copy_(last_state.detach())
         return self.out_proj(y.transpose(1, 2))
 
     @torch.no_grad()
-    def step(self, hidden_states: Tensor, conv_state: Tensor,
-             ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Take one sample: a constant amount of work and memory. For inference, without gradients.
 
         Args:
@@ -206,14 +241,23 @@ class Mamba(nn.Module):
         Raises:
             ValueError, TypeError: a tensor of the wrong shape, dtype or device.
         """
-        check_tensor(hidden_states, "hidden_states", ("b", "1", "d_model"), (None, 1, self.d_model),
-                     device=None)
+        check_tensor(
+            hidden_states,
+            "hidden_states",
+            ("b", "1", "d_model"),
+            (None, 1, self.d_model),
+            device=None,
+        )
         cache = InferenceCache(conv_state, ssm_state)
         return self(hidden_states, cache), conv_state, ssm_state
 
-    def allocate_inference_cache(self, batch_size: int, max_seqlen: int,
-                                 dtype: torch.dtype | None = None,
-                                 device: torch.device | str | None = None) -> InferenceCache:
+    def allocate_inference_cache(
+        self,
+        batch_size: int,
+        max_seqlen: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> InferenceCache:
         """Return the state before the first sample: zeros, whose size does not depend on a length.
 
         Args:
@@ -229,9 +273,11 @@ class Mamba(nn.Module):
         b, device = as_int(batch_size, "batch_size", low=0), device or self.A_log.device
         wide = torch.promote_types(self.A_log.dtype, torch.float32)
         return InferenceCache(
-            torch.zeros(b, self.d_inner, self.d_conv, device=device,
-                        dtype=dtype or self.conv1d.weight.dtype),
-            torch.zeros(b, self.d_inner, self.d_state, device=device, dtype=dtype or wide))
+            torch.zeros(
+                b, self.d_inner, self.d_conv, device=device, dtype=dtype or self.conv1d.weight.dtype
+            ),
+            torch.zeros(b, self.d_inner, self.d_state, device=device, dtype=dtype or wide),
+        )
 
     def _project(self, hidden_states):
         """x and z, both (b, d_inner, L)."""
@@ -270,9 +316,19 @@ class Mamba(nn.Module):
             dt, bias = functional.linear(dt, self.dt_proj.weight), widened(self.dt_proj.bias, x)
         else:
             dt, bias = self.dt_proj(dt), None
-        y = selective_state_update(ssm_state, x, dt, widened(self.A_log, x), B, C,
-                                   widened(self.D, x), z, dt_bias=bias, dt_softplus=True,
-                                   A_is_log=True)
+        y = selective_state_update(
+            ssm_state,
+            x,
+            dt,
+            widened(self.A_log, x),
+            B,
+            C,
+            widened(self.D, x),
+            z,
+            dt_bias=bias,
+            dt_softplus=True,
+            A_is_log=True,
+        )
         return self.out_proj(y)
 
     def _convolve(self, x, conv_state, packing):
@@ -318,12 +374,15 @@ class Mamba(nn.Module):
         wide = widened(padded, padded)
         y = torch.zeros_like(wide[..., :T]) if bias is None else bias[:, None].to(wide.dtype)
         for j in range(self.d_conv):
-            y = torch.addcmul(y, wide[..., j:j + T], weight[:, :, j].to(wide.dtype))
+            y = torch.addcmul(y, wide[..., j : j + T], weight[:, :, j].to(wide.dtype))
         return y.to(padded.dtype)
 
     def _has_plain_filters(self):
-        return (is_plain(self.conv1d, nn.Conv1d)
-                and self.conv1d.weight.shape == (self.d_inner, 1, self.d_conv))
+        return is_plain(self.conv1d, nn.Conv1d) and self.conv1d.weight.shape == (
+            self.d_inner,
+            1,
+            self.d_conv,
+        )
 
     def _apply(self, fn, recurse=True):
         super()._apply(keep_wide(self, ("A_log", "D"), fn), recurse)
@@ -344,28 +403,50 @@ class Mamba(nn.Module):
     def _check_hidden(self, hidden_states):
         """Check the input; return the device of the block."""
         device = self.A_log.device
-        check_tensor(hidden_states, "hidden_states", ("b", "L", "d_model"),
-                     (None, None, self.d_model), device=device)
-        if (is_plain(self.in_proj, nn.Linear) and hidden_states.dtype != self.in_proj.weight.dtype
-                and not torch.is_autocast_enabled(device.type)):
-            raise TypeError(f"hidden_states has dtype {hidden_states.dtype}, expected "
-                            f"{self.in_proj.weight.dtype}, that of the weights")
+        check_tensor(
+            hidden_states,
+            "hidden_states",
+            ("b", "L", "d_model"),
+            (None, None, self.d_model),
+            device=device,
+        )
+        if (
+            is_plain(self.in_proj, nn.Linear)
+            and hidden_states.dtype != self.in_proj.weight.dtype
+            and not torch.is_autocast_enabled(device.type)
+        ):
+            raise TypeError(
+                f"hidden_states has dtype {hidden_states.dtype}, expected "
+                f"{self.in_proj.weight.dtype}, that of the weights"
+            )
         return device
 
     def _check_cache(self, cache, rows, device):
         if not isinstance(cache, (InferenceCache, tuple, list)) or len(cache) != 2:
             raise TypeError(f"cache is a {type(cache).__name__}, expected (conv_state, ssm_state)")
         conv_state, ssm_state = cache[0], cache[1]  # which older torch.compile traces
-        check_tensor(conv_state, "conv_state", ("rows", "d_inner", "d_conv"),
-                     (rows, self.d_inner, self.d_conv), device=device)
-        check_tensor(ssm_state, "ssm_state", ("rows", "d_inner", "n"),
-                     (rows, self.d_inner, self.d_state), device=device)
+        check_tensor(
+            conv_state,
+            "conv_state",
+            ("rows", "d_inner", "d_conv"),
+            (rows, self.d_inner, self.d_conv),
+            device=device,
+        )
+        check_tensor(
+            ssm_state,
+            "ssm_state",
+            ("rows", "d_inner", "n"),
+            (rows, self.d_inner, self.d_state),
+            device=device,
+        )
         return conv_state, ssm_state
 
     def extra_repr(self) -> str:
         falcon = "" if self.mixer_rms_eps is None else f", mixer_rms_eps={self.mixer_rms_eps:g}"
-        return (f"d_model={self.d_model}, d_state={self.d_state}, d_conv={self.d_conv}, "
-                f"d_inner={self.d_inner}, dt_rank={self.dt_rank}{falcon}")
+        return (
+            f"d_model={self.d_model}, d_state={self.d_state}, d_conv={self.d_conv}, "
+            f"d_inner={self.d_inner}, dt_rank={self.dt_rank}{falcon}"
+        )
 
 
 class InferenceCache(Sequence[Tensor]):

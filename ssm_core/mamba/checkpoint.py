@@ -40,25 +40,41 @@ LAYOUTS = ("transformers", "state-spaces")
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 # In the order in which they are looked for.
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-            "pytorch_model.bin.index.json")
-_EMBEDDING, _EMBEDDINGS, _HEAD = ("backbone.embedding.weight", "backbone.embeddings.weight",
-                                  "lm_head.weight")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_EMBEDDING, _EMBEDDINGS, _HEAD = (
+    "backbone.embedding.weight",
+    "backbone.embeddings.weight",
+    "lm_head.weight",
+)
 
 # Field of MambaConfig -> (field of transformers, its value where the file leaves it out).
 _FIELDS = {
-    "d_model": ("hidden_size", 768), "n_layer": ("num_hidden_layers", 32),
-    "vocab_size": ("vocab_size", 50280), "norm_epsilon": ("layer_norm_epsilon", 1e-5),
-    "residual_in_fp32": ("residual_in_fp32", True), "tie_embeddings": ("tie_word_embeddings", True),
+    "d_model": ("hidden_size", 768),
+    "n_layer": ("num_hidden_layers", 32),
+    "vocab_size": ("vocab_size", 50280),
+    "norm_epsilon": ("layer_norm_epsilon", 1e-5),
+    "residual_in_fp32": ("residual_in_fp32", True),
+    "tie_embeddings": ("tie_word_embeddings", True),
     "initializer_range": ("initializer_range", 0.1),
     "eos_token_id": ("eos_token_id", 0),
 }
 _BLOCK_FIELDS = {
-    "d_state": ("state_size", 16), "d_conv": ("conv_kernel", 4), "expand": ("expand", 2),
-    "dt_rank": ("time_step_rank", "auto"), "dt_min": ("time_step_min", 0.001),
-    "dt_max": ("time_step_max", 0.1), "dt_init": ("time_step_init_scheme", "random"),
-    "dt_scale": ("time_step_scale", 1.0), "dt_init_floor": ("time_step_floor", 1e-4),
-    "conv_bias": ("use_conv_bias", True), "bias": ("use_bias", False),
+    "d_state": ("state_size", 16),
+    "d_conv": ("conv_kernel", 4),
+    "expand": ("expand", 2),
+    "dt_rank": ("time_step_rank", "auto"),
+    "dt_min": ("time_step_min", 0.001),
+    "dt_max": ("time_step_max", 0.1),
+    "dt_init": ("time_step_init_scheme", "random"),
+    "dt_scale": ("time_step_scale", 1.0),
+    "dt_init_floor": ("time_step_floor", 1e-4),
+    "conv_bias": ("use_conv_bias", True),
+    "bias": ("use_bias", False),
 }
 # The blocks that transformers has, by model_type: Falcon's divides Δ, B and C by their rms.
 _ARCHITECTURES = {"mamba": "MambaForCausalLM", "falcon_mamba": "FalconMambaForCausalLM"}
@@ -69,9 +85,20 @@ _UNPADDED = "unpadded_vocab_size"
 
 # The fields of MambaConfig in the authors' package. Those that it gives to other models than ours
 # have one value here, and the epsilon of norms, which it has no field for, is always the same.
-_STATE_SPACES = ("d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx",
-                 "attn_cfg", "rms_norm", "residual_in_fp32", "fused_add_norm",
-                 "pad_vocab_size_multiple", "tie_embeddings")
+_STATE_SPACES = (
+    "d_model",
+    "d_intermediate",
+    "n_layer",
+    "vocab_size",
+    "ssm_cfg",
+    "attn_layer_idx",
+    "attn_cfg",
+    "rms_norm",
+    "residual_in_fp32",
+    "fused_add_norm",
+    "pad_vocab_size_multiple",
+    "tie_embeddings",
+)
 _NEUTRAL: dict[str, Any] = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
 _STATE_SPACES_EPSILON = 1e-5
 
@@ -91,8 +118,10 @@ def locate(path: str | os.PathLike[str]) -> tuple[dict[str, Any], pathlib.Path]:
     elif path.is_file():
         weights = path
     else:
-        raise ValueError(f"{path} does not exist, expected a folder with a checkpoint, or its file "
-                         "of weights (nothing is downloaded)")
+        raise ValueError(
+            f"{path} does not exist, expected a folder with a checkpoint, or its file "
+            "of weights (nothing is downloaded)"
+        )
     config = weights.parent / _CONFIG
     if not config.is_file():
         raise ValueError(f"{config} does not exist, expected the configuration of {weights.name}")
@@ -146,23 +175,31 @@ class Weights:
 
     def check(self, expected: Mapping[str, Tensor], tied: bool) -> None:
         """Compare keys and shapes with a state dict; a tied head may be there or not."""
-        absent = [key for key in expected
-                  if key not in self._entries and not (tied and key == _HEAD)]
+        absent = [
+            key for key in expected if key not in self._entries and not (tied and key == _HEAD)
+        ]
         extra = [key for key in self._entries if key not in expected]
         if absent or extra:
             raise ValueError(f"{self.file} does not fit its configuration: {_amiss(absent, extra)}")
-        wrong = [f"{key} has shape {tuple(entry.shape)}, expected {tuple(expected[key].shape)}"
-                 for key, entry in self._entries.items() if entry.shape != expected[key].shape]
+        wrong = [
+            f"{key} has shape {tuple(entry.shape)}, expected {tuple(expected[key].shape)}"
+            for key, entry in self._entries.items()
+            if entry.shape != expected[key].shape
+        ]
         if wrong:
             raise ValueError(f"{self.file} does not fit its configuration: {_few(wrong, '; ')}")
-        whole = [f"{key} has dtype {entry.dtype}" for key, entry in self._entries.items()
-                 if not entry.dtype.is_floating_point]
+        whole = [
+            f"{key} has dtype {entry.dtype}"
+            for key, entry in self._entries.items()
+            if not entry.dtype.is_floating_point
+        ]
         if whole:
             raise ValueError(f"{self.file}: {_few(whole)}, expected floating-point weights")
 
     @torch.no_grad()
-    def copy_to(self, state: Mapping[str, Tensor],
-                progress: Callable[[int, int], object] | None = None) -> None:
+    def copy_to(
+        self, state: Mapping[str, Tensor], progress: Callable[[int, int], object] | None = None
+    ) -> None:
         """Read every tensor into a state dict of the same keys, which shares memory with a model."""
         total, done = sum(entry.nbytes for entry in self._entries.values()), 0
         for key in sorted(self._entries, key=lambda key: key == _HEAD):  # a tied head comes last
@@ -172,8 +209,10 @@ class Weights:
                 raise ValueError(f"{entry.file} holds numbers in {key} that are not finite")
             tied = key == _HEAD and state[key].data_ptr() == state[_EMBEDDING].data_ptr()
             if tied and not torch.equal(tensor.to(state[key]), state[key]):
-                raise ValueError(f"{entry.file} holds a {_HEAD} that differs from {_EMBEDDING}, "
-                                 "expected one matrix, as the configuration ties the two")
+                raise ValueError(
+                    f"{entry.file} holds a {_HEAD} that differs from {_EMBEDDING}, "
+                    "expected one matrix, as the configuration ties the two"
+                )
             state[key].copy_(tensor)
             done += entry.nbytes
             if progress is not None:
@@ -216,10 +255,15 @@ class Weights:
         """{key: Entry}; the header alone is read."""
         handle = self._open.enter_context(_safetensors().safe_open(file, framework="pt"))
         slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 not a dict
-        return {key: Entry(torch.Size(part.get_shape()),
-                           _DTYPES.get(part.get_dtype(), torch.uint8),
-                           lambda key=key: handle.get_tensor(key), file)
-                for key, part in slices.items()}
+        return {
+            key: Entry(
+                torch.Size(part.get_shape()),
+                _DTYPES.get(part.get_dtype(), torch.uint8),
+                lambda key=key: handle.get_tensor(key),
+                file,
+            )
+            for key, part in slices.items()
+        }
 
 
 # Names of dtypes in the header of safetensors; weights have one of these.
@@ -230,28 +274,41 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
     """Check that a state dict can be published: the names, the shapes and whole tensors of it."""
     absent, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]
     if absent or extra:
-        raise ValueError(f"the model does not hold the published weights: {_amiss(absent, extra)} "
-                         "(merge adapters, remove parametrizations first)")
+        raise ValueError(
+            f"the model does not hold the published weights: {_amiss(absent, extra)} "
+            "(merge adapters, remove parametrizations first)"
+        )
     for key, tensor in state.items():
         if type(tensor) is not Tensor or tensor.is_meta:
             kind = "on the device meta" if tensor.is_meta else f"a {type(tensor).__name__}"
-            raise ValueError(f"{key} is {kind}, expected a tensor that holds its numbers (gather "
-                             "shards, bring back what is offloaded first)")
+            raise ValueError(
+                f"{key} is {kind}, expected a tensor that holds its numbers (gather "
+                "shards, bring back what is offloaded first)"
+            )
         if tensor.shape != expected[key].shape:
-            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, expected "
-                             f"{tuple(expected[key].shape)}, as the configuration says")
+            raise ValueError(
+                f"{key} has shape {tuple(tensor.shape)}, expected "
+                f"{tuple(expected[key].shape)}, as the configuration says"
+            )
 
 
-def save(state: Mapping[str, Tensor], fields: dict[str, Any], padded_vocab_size: int,
-         folder: str | os.PathLike[str], layout: str) -> None:
+def save(
+    state: Mapping[str, Tensor],
+    fields: dict[str, Any],
+    padded_vocab_size: int,
+    folder: str | os.PathLike[str],
+    layout: str,
+) -> None:
     """Write a state dict and the fields of its MambaConfig in a published layout."""
     folder = pathlib.Path(folder)
     transformers = layout == "transformers"
     name = "model.safetensors" if transformers else "pytorch_model.bin"
     others = [other for other in _WEIGHTS if other != name and (folder / other).exists()]
     if others:
-        raise ValueError(f"{folder} already holds {_few(others)}, expected a folder without weights "
-                         "in another format: it would not be clear which are read")
+        raise ValueError(
+            f"{folder} already holds {_few(others)}, expected a folder without weights "
+            "in another format: it would not be clear which are read"
+        )
     # What is written computes what the model computes, even if the two were untied since.
     tied = fields["tie_embeddings"] and torch.equal(state[_HEAD], state[_EMBEDDING])
     fields = {**fields, "tie_embeddings": tied}
@@ -294,8 +351,10 @@ def _from_transformers(published, file):
     """The fields of MambaConfig from those of transformers' MambaForCausalLM."""
     kind = published.get("model_type", "mamba")
     if kind not in _ARCHITECTURES:
-        raise ValueError(f"{file} describes a model of type {kind!r}, expected one of: "
-                         f"{', '.join(_ARCHITECTURES)}")
+        raise ValueError(
+            f"{file} describes a model of type {kind!r}, expected one of: "
+            f"{', '.join(_ARCHITECTURES)}"
+        )
     if published.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ValueError(f"{file} has hidden_act {published['hidden_act']!r}, expected 'silu'")
 
@@ -311,8 +370,9 @@ def _from_transformers(published, file):
         block[name] = published.get(name, default)
         block["expand"] = found / d_model  # the published 7B says expand 16, and means 2
     elif found != inner:
-        raise ValueError(f"{file} has intermediate_size {found}, expected expand * hidden_size = "
-                         f"{inner}")
+        raise ValueError(
+            f"{file} has intermediate_size {found}, expected expand * hidden_size = {inner}"
+        )
     rows = as_int(fields["vocab_size"], "vocab_size")
     fields["vocab_size"] = as_int(published.get(_UNPADDED, rows), _UNPADDED)
     return {**fields, "ssm_cfg": block, "pad_vocab_size_multiple": _multiple(fields, rows, file)}
@@ -331,8 +391,9 @@ def _multiple(fields, rows, file):
 def _to_transformers(fields, padded_vocab_size, dtype):
     """The configuration of transformers' MambaForCausalLM, or FalconMambaForCausalLM."""
     if not fields["rms_norm"]:
-        raise ValueError("rms_norm is False, expected True: the layout of transformers has no "
-                         "LayerNorm")
+        raise ValueError(
+            "rms_norm is False, expected True: the layout of transformers has no LayerNorm"
+        )
     block = fields["ssm_cfg"]
     config = {theirs: block.get(ours, default) for ours, (theirs, default) in _BLOCK_FIELDS.items()}
     config.update({theirs: fields[ours] for ours, (theirs, _) in _FIELDS.items()})
@@ -343,16 +404,23 @@ def _to_transformers(fields, padded_vocab_size, dtype):
     if config["time_step_rank"] == "auto":
         config["time_step_rank"] = -(-fields["d_model"] // 16)
     if config["expand"] != int(config["expand"]):
-        raise ValueError(f"expand is {config['expand']}, expected a whole number: transformers "
-                         "takes no other")
+        raise ValueError(
+            f"expand is {config['expand']}, expected a whole number: transformers takes no other"
+        )
     config["expand"] = int(config["expand"])
     padded = {_UNPADDED: fields["vocab_size"]} if fields["vocab_size"] != padded_vocab_size else {}
-    return {"architectures": [_ARCHITECTURES[kind]], "model_type": kind, **config, **padded,
-            "vocab_size": padded_vocab_size, "hidden_act": "silu",
-            "intermediate_size": config["expand"] * config["hidden_size"],
-            # It concerns the start of training only, but transformers 5 scales what it has loaded.
-            "rescale_prenorm_residual": False,
-            "torch_dtype": str(dtype).removeprefix("torch.")}
+    return {
+        "architectures": [_ARCHITECTURES[kind]],
+        "model_type": kind,
+        **config,
+        **padded,
+        "vocab_size": padded_vocab_size,
+        "hidden_act": "silu",
+        "intermediate_size": config["expand"] * config["hidden_size"],
+        # It concerns the start of training only, but transformers 5 scales what it has loaded.
+        "rescale_prenorm_residual": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
 
 
 def _from_state_spaces(published, file):
@@ -360,13 +428,15 @@ def _from_state_spaces(published, file):
     absent = [name for name in ("d_model", "n_layer", "vocab_size") if name not in published]
     extra = sorted(set(published) - {*_STATE_SPACES})
     if absent or extra:
-        raise ValueError(f"{file} is not the configuration of a Mamba language model: "
-                         f"{_amiss(absent, extra)}")
+        raise ValueError(
+            f"{file} is not the configuration of a Mamba language model: {_amiss(absent, extra)}"
+        )
     for name, neutral in _NEUTRAL.items():
         value = published.get(name, neutral)
         if value != neutral:
-            raise ValueError(f"{file} has {name} {value!r}, expected {neutral!r}: a model of Mamba "
-                             "blocks only")
+            raise ValueError(
+                f"{file} has {name} {value!r}, expected {neutral!r}: a model of Mamba blocks only"
+            )
     fields = {name: value for name, value in published.items() if name not in _NEUTRAL}
     return {**fields, "ssm_cfg": published.get("ssm_cfg") or {}}
 
@@ -374,12 +444,16 @@ def _from_state_spaces(published, file):
 def _to_state_spaces(fields):
     """The configuration of the authors' package: exactly the fields that it accepts."""
     if fields["norm_epsilon"] != _STATE_SPACES_EPSILON:
-        raise ValueError(f"norm_epsilon is {fields['norm_epsilon']:g}, expected "
-                         f"{_STATE_SPACES_EPSILON:g}: the layout state-spaces has no other")
+        raise ValueError(
+            f"norm_epsilon is {fields['norm_epsilon']:g}, expected "
+            f"{_STATE_SPACES_EPSILON:g}: the layout state-spaces has no other"
+        )
     name, _ = _FALCON_EPSILON
     if fields["ssm_cfg"].get(name) is not None:
-        raise ValueError(f"{name} is {fields['ssm_cfg'][name]:g}, expected None: the layout "
-                         "state-spaces has no norms inside a block")
+        raise ValueError(
+            f"{name} is {fields['ssm_cfg'][name]:g}, expected None: the layout "
+            "state-spaces has no norms inside a block"
+        )
     block = {key: value for key, value in fields["ssm_cfg"].items() if key != name}
     known = {**fields, **_NEUTRAL, "ssm_cfg": block}
     return {name: known[name] for name in _STATE_SPACES}
@@ -387,8 +461,11 @@ def _to_state_spaces(fields):
 
 def _amiss(absent, extra):
     """Names that are missing and names that are not expected, in words."""
-    return "; ".join(f"{what} {_few(names)}" for what, names in
-                     (("missing", absent), ("not expected", extra)) if names)
+    return "; ".join(
+        f"{what} {_few(names)}"
+        for what, names in (("missing", absent), ("not expected", extra))
+        if names
+    )
 
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
@@ -402,8 +479,10 @@ def _safetensors():
     try:
         import safetensors.torch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("files in this format need the package safetensors: "
-                                  "pip install safetensors", name=error.name) from None
+        raise ModuleNotFoundError(
+            "files in this format need the package safetensors: pip install safetensors",
+            name=error.name,
+        ) from None
     return safetensors
 
 
@@ -420,7 +499,8 @@ def _pytorch(file):
     except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped into memory
         content = torch.load(file, **options)
     if not isinstance(content, dict) or not all(
-            isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in content.items()):
+        isinstance(key, str) and isinstance(x, torch.Tensor) for key, x in content.items()
+    ):
         raise ValueError("it holds something other than tensors by name")
     return {key: Entry(x.shape, x.dtype, lambda x=x: x, file) for key, x in content.items()}
 
@@ -432,10 +512,13 @@ def _reading(file, read):
     except ModuleNotFoundError:
         raise
     except pickle.UnpicklingError:
-        raise ValueError(f"{file} holds more than tensors or is corrupt; nothing in it was "
-                         "executed") from None
+        raise ValueError(
+            f"{file} holds more than tensors or is corrupt; nothing in it was executed"
+        ) from None
     except Exception as error:  # noqa: BLE001 safetensors and PyTorch raise many kinds
-        raise ValueError(f"{file} is truncated, corrupt or not a file of weights: {error}") from None
+        raise ValueError(
+            f"{file} is truncated, corrupt or not a file of weights: {error}"
+        ) from None
 
 
 def _few(items: Iterable[str], separator: str = ", ") -> str:

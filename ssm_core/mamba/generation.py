@@ -19,10 +19,18 @@ __all__ = ["stream"]
 _captured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def stream(model: Any, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-           top_k: int | None = None, top_p: float | None = None,
-           eos_token_id: int | list[int] | None = None, generator: torch.Generator | None = None,
-           cuda_graph: bool | None = None) -> Iterator[Tensor]:
+def stream(
+    model: Any,
+    input_ids: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos_token_id: int | list[int] | None = None,
+    generator: torch.Generator | None = None,
+    cuda_graph: bool | None = None,
+) -> Iterator[Tensor]:
     """Check the arguments, which are those of ``MambaLM.generate``; return the iterator of tokens."""
     check_tokens(input_ids, model.backbone.embedding.weight.device)
     if input_ids.shape[1] == 0:
@@ -31,27 +39,34 @@ def stream(model: Any, input_ids: Tensor, max_new_tokens: int, *, temperature: f
     new = as_int(max_new_tokens, "max_new_tokens", low=0)
     temperature = as_real(temperature, "temperature", low=0)
     if temperature == 0 and (top_k is not None or top_p is not None):
-        raise ValueError("temperature is 0, which takes the most likely token, expected a "
-                         "temperature above 0 where top_k or top_p is given")
+        raise ValueError(
+            "temperature is 0, which takes the most likely token, expected a "
+            "temperature above 0 where top_k or top_p is given"
+        )
     top_k = None if top_k is None else as_int(top_k, "top_k")
     if top_p is not None and as_positive(top_p, "top_p") > 1:
         raise ValueError(f"top_p is {top_p:g}, expected a probability above 0 and at most 1")
     ends = [] if eos_token_id is None else eos_token_id
-    ends = [as_int(end, "eos_token_id", low=0)
-            for end in (ends if isinstance(ends, (list, tuple)) else [ends])]
+    ends = [
+        as_int(end, "eos_token_id", low=0)
+        for end in (ends if isinstance(ends, (list, tuple)) else [ends])
+    ]
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator is a {type(generator).__name__}, expected a torch.Generator")
     if cuda_graph and not input_ids.is_cuda:
-        raise ValueError(f"cuda_graph is True and the model is on {input_ids.device}, expected a "
-                         "CUDA device")
+        raise ValueError(
+            f"cuda_graph is True and the model is on {input_ids.device}, expected a CUDA device"
+        )
     plain = input_ids.is_cuda and all(_can_be_recorded(module) for module in model.modules())
     if cuda_graph and not plain:
-        raise ValueError("cuda_graph is True and the model holds modules with hooks or of other "
-                         "classes, expected plain ones: a graph would replay what they did once")
+        raise ValueError(
+            "cuda_graph is True and the model holds modules with hooks or of other "
+            "classes, expected plain ones: a graph would replay what they did once"
+        )
     graph = plain if cuda_graph is None else cuda_graph
 
     def choose(logits):
-        logits = logits[:, -1, :model.config.vocab_size]  # (b, vocabulary)
+        logits = logits[:, -1, : model.config.vocab_size]  # (b, vocabulary)
         return sample(logits, temperature, top_k, top_p, generator).to(input_ids.dtype)
 
     return _tokens(model, input_ids, new, choose, ends, graph)
@@ -67,8 +82,13 @@ def _can_be_recorded(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def sample(logits: Tensor, temperature: float = 0.0, top_k: int | None = None,
-           top_p: float | None = None, generator: torch.Generator | None = None) -> Tensor:
+def sample(
+    logits: Tensor,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Choose a token for each row of logits (b, vocabulary): tokens (b,)."""
     if temperature == 0:
         return logits.argmax(-1)

@@ -27,7 +27,12 @@ from ssm_core.mamba.block import InferenceCache, Mamba
 
 __all__ = ["MambaConfig", "MambaLM"]
 
-_BLOCK_OPTIONS = set(inspect.signature(Mamba).parameters) - {"d_model", "device", "dtype", "layer_idx"}
+_BLOCK_OPTIONS = set(inspect.signature(Mamba).parameters) - {
+    "d_model",
+    "device",
+    "dtype",
+    "layer_idx",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +92,10 @@ class MambaConfig:
                 object.__setattr__(self, name, check(getattr(self, name), name))
         unknown = sorted(map(str, set(self.ssm_cfg) - _BLOCK_OPTIONS - {"layer"}))
         if unknown:
-            raise ValueError(f"ssm_cfg holds {', '.join(unknown)}, expected options of the Mamba "
-                             f"block: {', '.join(sorted(_BLOCK_OPTIONS))}")
+            raise ValueError(
+                f"ssm_cfg holds {', '.join(unknown)}, expected options of the Mamba "
+                f"block: {', '.join(sorted(_BLOCK_OPTIONS))}"
+            )
         try:
             Mamba(**self.block_options(), device="meta")  # it checks each value
         except (TypeError, ValueError) as error:
@@ -125,8 +132,13 @@ def _as_tokens(value, name):
 _FIELD_CHECKS = {
     ("d_model", "n_layer", "vocab_size", "pad_vocab_size_multiple"): as_int,
     ("norm_epsilon", "initializer_range"): as_positive,
-    ("rms_norm", "residual_in_fp32", "fused_add_norm", "tie_embeddings",
-     "rescale_prenorm_residual"): as_flag,
+    (
+        "rms_norm",
+        "residual_in_fp32",
+        "fused_add_norm",
+        "tie_embeddings",
+        "rescale_prenorm_residual",
+    ): as_flag,
     ("ssm_cfg",): _as_ssm_cfg,
     ("eos_token_id",): _as_tokens,
 }
@@ -164,23 +176,34 @@ class MambaLM(nn.Module):
         torch.Size([1, 8])
     """
 
-    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        config: MambaConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(config, MambaConfig):
             raise TypeError(f"config is a {type(config).__name__}, expected a MambaConfig")
         self.config = config
         self.gradient_checkpointing = False
         self.backbone = Backbone(config, device, dtype)
-        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False,
-                                 device=device, dtype=dtype)
+        self.lm_head = nn.Linear(
+            config.d_model, config.padded_vocab_size, bias=False, device=device, dtype=dtype
+        )
         self._initialize()
         self.tie_weights()
         self.register_load_state_dict_pre_hook(_check_tied)
         self.register_load_state_dict_post_hook(_tie_again)
 
-    def forward(self, input_ids: Tensor, cache: dict[int, Any] | None = None, *,
-                cu_seqlens: Tensor | Packing | None = None, num_last_tokens: int = 0) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: dict[int, Any] | None = None,
+        *,
+        cu_seqlens: Tensor | Packing | None = None,
+        num_last_tokens: int = 0,
+    ) -> Tensor:
         """Return the logits of the token that follows each position.
 
         Args:
@@ -203,21 +226,32 @@ class MambaLM(nn.Module):
         check_tokens(input_ids, table.device)
         last = as_int(num_last_tokens, "num_last_tokens", low=0)
         if cache is not None and (not isinstance(cache, dict) or len(cache) != self.config.n_layer):
-            raise TypeError(f"cache is a {type(cache).__name__}, expected the dict that "
-                            "allocate_inference_cache returns, one entry per block")
-        packing = as_packing(cu_seqlens, input_ids.shape[0], input_ids.shape[1], "input_ids",
-                             input_ids.device)
-        if input_ids.device.type == "cpu" and not (torch.compiler.is_compiling()
-                                                   or is_transformed()):
+            raise TypeError(
+                f"cache is a {type(cache).__name__}, expected the dict that "
+                "allocate_inference_cache returns, one entry per block"
+            )
+        packing = as_packing(
+            cu_seqlens, input_ids.shape[0], input_ids.shape[1], "input_ids", input_ids.device
+        )
+        if input_ids.device.type == "cpu" and not (
+            torch.compiler.is_compiling() or is_transformed()
+        ):
             check_token_range(input_ids, table.shape[0])
         hidden = self.backbone(input_ids, cache, packing, self.gradient_checkpointing)
         return self.lm_head(hidden[:, -last:] if last else hidden)
 
-    def generate(self, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-                 top_k: int | None = None, top_p: float | None = None,
-                 eos_token_id: int | list[int] | None = None,
-                 generator: torch.Generator | None = None,
-                 cuda_graph: bool | None = None) -> Tensor:
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | list[int] | None = None,
+        generator: torch.Generator | None = None,
+        cuda_graph: bool | None = None,
+    ) -> Tensor:
         """Continue texts: the prompt through the scan, then one step per token.
 
         Memory and time per token do not depend on how long the text is. On a GPU the step is
@@ -243,37 +277,69 @@ class MambaLM(nn.Module):
         Raises:
             ValueError, TypeError: a wrong argument, which the message names.
         """
-        new = self.stream(input_ids, max_new_tokens, temperature=temperature, top_k=top_k,
-                          top_p=top_p, eos_token_id=eos_token_id, generator=generator,
-                          cuda_graph=cuda_graph)
+        new = self.stream(
+            input_ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            eos_token_id=eos_token_id,
+            generator=generator,
+            cuda_graph=cuda_graph,
+        )
         return torch.cat([input_ids, *(tokens[:, None] for tokens in new)], dim=1)
 
-    def stream(self, input_ids: Tensor, max_new_tokens: int, *, temperature: float = 0.0,
-               top_k: int | None = None, top_p: float | None = None,
-               eos_token_id: int | list[int] | None = None,
-               generator: torch.Generator | None = None,
-               cuda_graph: bool | None = None) -> Iterator[Tensor]:
+    def stream(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | list[int] | None = None,
+        generator: torch.Generator | None = None,
+        cuda_graph: bool | None = None,
+    ) -> Iterator[Tensor]:
         """Yield the tokens (b,) of each step as they come; arguments as for :meth:`generate`."""
-        return generation.stream(self, input_ids, max_new_tokens, temperature=temperature,
-                                 top_k=top_k, top_p=top_p, eos_token_id=eos_token_id,
-                                 generator=generator, cuda_graph=cuda_graph)
+        return generation.stream(
+            self,
+            input_ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            eos_token_id=eos_token_id,
+            generator=generator,
+            cuda_graph=cuda_graph,
+        )
 
-    def allocate_inference_cache(self, batch_size: int, max_seqlen: int,
-                                 dtype: torch.dtype | None = None,
-                                 device: torch.device | str | None = None,
-                                 ) -> dict[int, InferenceCache]:
+    def allocate_inference_cache(
+        self,
+        batch_size: int,
+        max_seqlen: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> dict[int, InferenceCache]:
         """Return the state before the first token of every block, zeros: {block: (conv, ssm)}.
 
         Arguments as for :meth:`ssm_core.mamba.Mamba.allocate_inference_cache`.
         """
         mixers: list[Any] = [layer.mixer for layer in self.backbone.layers]
-        return {i: mixer.allocate_inference_cache(batch_size, max_seqlen, dtype, device)
-                for i, mixer in enumerate(mixers)}
+        return {
+            i: mixer.allocate_inference_cache(batch_size, max_seqlen, dtype, device)
+            for i, mixer in enumerate(mixers)
+        }
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *,
-                        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
-                        progress: Callable[[int, int], object] | None = None) -> MambaLM:
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> MambaLM:
         """Load a published checkpoint from disk; nothing is downloaded and nothing unpickled.
 
         Both published layouts are read: ``config.json`` with ``pytorch_model.bin`` as the authors
@@ -331,8 +397,9 @@ class MambaLM(nn.Module):
         layout = as_choice(layout, "layout", checkpoint.LAYOUTS)
         state = self.state_dict()
         checkpoint.check_state(state, MambaLM(self.config, device="meta").state_dict())
-        checkpoint.save(state, dataclasses.asdict(self.config), self.config.padded_vocab_size,
-                        folder, layout)
+        checkpoint.save(
+            state, dataclasses.asdict(self.config), self.config.padded_vocab_size, folder, layout
+        )
 
     def tie_weights(self) -> None:
         """Let the head share the matrix of the embedding, if the configuration says so."""
@@ -341,8 +408,10 @@ class MambaLM(nn.Module):
 
     def extra_repr(self) -> str:
         config = self.config
-        return (f"d_model={config.d_model}, n_layer={config.n_layer}, "
-                f"vocab_size={config.vocab_size}, tie_embeddings={config.tie_embeddings}")
+        return (
+            f"d_model={config.d_model}, n_layer={config.n_layer}, "
+            f"vocab_size={config.vocab_size}, tie_embeddings={config.tie_embeddings}"
+        )
 
     def _is_tied(self):
         """Whether head and embedding are one parameter now."""
@@ -350,8 +419,9 @@ class MambaLM(nn.Module):
 
     def _has_plain_ends(self):
         """Whether head and embedding have a parameter each of their own: adapters have none."""
-        return ("weight" in self.lm_head._parameters
-                and "weight" in self.backbone.embedding._parameters)
+        return (
+            "weight" in self.lm_head._parameters and "weight" in self.backbone.embedding._parameters
+        )
 
     def _apply(self, fn, recurse=True):
         """Convert or move the parameters; a shared one may come out as two."""
@@ -385,9 +455,11 @@ def _check_tied(model, state, prefix, metadata, *_):
     if embedding in state and head in state:
         a, b = state[embedding], state[head]
         if not _equal(a, b):
-            raise ValueError(f"the state dict holds a {head} that differs from {embedding}, "
-                             "expected one matrix, as tie_embeddings is True; a model with "
-                             "tie_embeddings=False holds both")
+            raise ValueError(
+                f"the state dict holds a {head} that differs from {embedding}, "
+                "expected one matrix, as tie_embeddings is True; a model with "
+                "tie_embeddings=False holds both"
+            )
     elif metadata.get("assign_to_params_buffers"):
         for have, lacks in ((embedding, head), (head, embedding)):
             if have in state:
@@ -414,8 +486,12 @@ def _equal(a, b):
 class Backbone(nn.Module):
     """Embedding, blocks and last norm: tokens (b, L) to hidden states (b, L, d_model)."""
 
-    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        config: MambaConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.residual_in_fp32 = config.residual_in_fp32
         like: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -423,8 +499,13 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config, **like) for _ in range(config.n_layer))
         self.norm_f = _norm(config, like)
 
-    def forward(self, input_ids: Tensor, cache: dict[int, Any] | None = None,
-                packing: Packing | None = None, recomputed: bool = False) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: dict[int, Any] | None = None,
+        packing: Packing | None = None,
+        recomputed: bool = False,
+    ) -> Tensor:
         """Run all blocks; with ``recomputed`` their inner tensors are not kept for the backward."""
         hidden = self.embedding(input_ids)  # (b, L, d_model)
         if self.residual_in_fp32:
@@ -435,8 +516,9 @@ class Backbone(nn.Module):
             state = None if cache is None else cache[i]
             if recomputed:
                 stream = hidden if residual is None else residual + hidden  # one tensor to keep
-                hidden, residual = recompute(layer, stream, None, state, packing,
-                                             use_reentrant=False)
+                hidden, residual = recompute(
+                    layer, stream, None, state, packing, use_reentrant=False
+                )
             else:
                 hidden, residual = layer(hidden, residual, state, packing)
         return _add_and_norm(self.norm_f, hidden, residual)[0]
@@ -446,15 +528,24 @@ class Layer(nn.Module):
     """Norm and block. The sum with the residual stream (b, L, d_model) is left to the next layer,
     because there it takes one kernel together with the norm."""
 
-    def __init__(self, config: MambaConfig, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        config: MambaConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm = _norm(config, like)
         self.mixer = Mamba(**config.block_options(), **like)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None = None, cache: Any = None,
-                packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        hidden: Tensor,
+        residual: Tensor | None = None,
+        cache: Any = None,
+        packing: Packing | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return the output of the block and the stream that it is to be added to.
 
         Args:
@@ -469,8 +560,13 @@ class Layer(nn.Module):
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis, computed in float32, returned as the weight's dtype."""
 
-    def __init__(self, width: int, eps: float, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        eps: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
@@ -491,8 +587,9 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widened(x, x)
-        return functional.layer_norm(wide, self.normalized_shape, widened(self.weight, x),
-                                     widened(self.bias, x), self.eps).to(self.weight.dtype)
+        return functional.layer_norm(
+            wide, self.normalized_shape, widened(self.weight, x), widened(self.bias, x), self.eps
+        ).to(self.weight.dtype)
 
 
 def _add_and_norm(norm, hidden, residual):
@@ -512,5 +609,6 @@ def _fuses(x):
 
 
 def _norm(config, like):
-    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, eps=config.norm_epsilon,
-                                                       **like)
+    return (RMSNorm if config.rms_norm else LayerNorm)(
+        config.d_model, eps=config.norm_epsilon, **like
+    )

@@ -18,8 +18,19 @@ from ssm_core.s4.layer import S4, S4D
 from ssm_core.s4.recurrence import Recurrence, Stepper
 from ssm_core.s4.stack import Block, ModelStepper, SequenceModel
 
-__all__ = ["DPLR", "S4", "S4D", "Block", "Diagonal", "ModelStepper", "Recurrence", "SequenceModel",
-           "Stepper", "dplr", "s4d_modes"]
+__all__ = [
+    "DPLR",
+    "S4",
+    "S4D",
+    "Block",
+    "Diagonal",
+    "ModelStepper",
+    "Recurrence",
+    "SequenceModel",
+    "Stepper",
+    "dplr",
+    "s4d_modes",
+]
 
 
 def __dir__() -> list[str]:

@@ -93,8 +93,9 @@ def _(a, b, poles, s):
     return s.new_empty(*a.shape[:2], s.shape[0])
 
 
-def cauchy_sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
-                         s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cauchy_sums_backward(
+    dout: Tensor, a: Tensor, b: Tensor, poles: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a, b and poles for the gradient dout (H, K, F) of the sums."""
     if a.is_cuda and has_triton():
         from ssm_core.s4 import triton
@@ -119,8 +120,9 @@ def cauchy_sums_backward(dout: Tensor, a: Tensor, b: Tensor, poles: Tensor,
     return da.clone(), db.clone(), dpoles
 
 
-_backward = torch.library.custom_op("ssm_core::cauchy_sums_backward", cauchy_sums_backward,
-                                    mutates_args=())
+_backward = torch.library.custom_op(
+    "ssm_core::cauchy_sums_backward", cauchy_sums_backward, mutates_args=()
+)
 
 
 @_backward.register_fake
@@ -143,8 +145,10 @@ def _refuse(ctx, *gradients):
     raise NotImplementedError(_ONCE)
 
 
-_ONCE = ("Cauchy sums have first derivatives only; for higher ones use torch.func (grad, jacrev, "
-         "hessian), which differentiates their definition")
+_ONCE = (
+    "Cauchy sums have first derivatives only; for higher ones use torch.func (grad, jacrev, "
+    "hessian), which differentiates their definition"
+)
 _operator.register_autograd(_differentiate, setup_context=_setup_context)
 _backward.register_autograd(_refuse)
 

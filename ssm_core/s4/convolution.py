@@ -95,8 +95,13 @@ def convolve(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     if is_transformed() or needs_definition(u, K, D):
         return convolve_ref(u, K, D)
     save = has_gradient(u, K, D)
-    run = (torch.ops.ssm_core.convolve if needs_operator(u, K, D) else
-           _Convolve.apply if save else _convolve)
+    run = (
+        torch.ops.ssm_core.convolve
+        if needs_operator(u, K, D)
+        else _Convolve.apply
+        if save
+        else _convolve
+    )
     return run(u, K, D, save)[0]
 
 
@@ -124,12 +129,12 @@ def _(u, K, D, save):
     if not save:
         return u.new_empty(u.shape), u.new_empty(0), u.new_empty(0)
     n = _circle(L)
-    return (u.new_empty(u.shape), u.new_empty(b, H, n, dtype=dtype),
-            u.new_empty(H, n, dtype=dtype))
+    return (u.new_empty(u.shape), u.new_empty(b, H, n, dtype=dtype), u.new_empty(H, n, dtype=dtype))
 
 
-def _convolve_backward(dy: Tensor, spectrum: Tensor, response: Tensor,
-                       outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+def _convolve_backward(
+    dy: Tensor, spectrum: Tensor, response: Tensor, outputs: int
+) -> tuple[Tensor, Tensor, Tensor]:
     turn, L = _turn(dy), dy.shape[1]
     # The adjoint of a product with a spectrum is one with its conjugate.
     product, dresponse = _product_backward(fft(_wind(dy, turn)), spectrum, response)
@@ -142,8 +147,9 @@ def _convolve_backward(dy: Tensor, spectrum: Tensor, response: Tensor,
     return du, dK, dkernel.real[:, 0].clone()
 
 
-_backward = torch.library.custom_op("ssm_core::convolve_backward", _convolve_backward,
-                                    mutates_args=())
+_backward = torch.library.custom_op(
+    "ssm_core::convolve_backward", _convolve_backward, mutates_args=()
+)
 
 
 @_backward.register_fake
@@ -171,8 +177,10 @@ def _refuse(ctx, *gradients):
     raise NotImplementedError(_ONCE)
 
 
-_ONCE = ("the convolution of S4 has first derivatives only; for higher ones use torch.func (grad, "
-         "jacrev, hessian), which differentiates its definition")
+_ONCE = (
+    "the convolution of S4 has first derivatives only; for higher ones use torch.func (grad, "
+    "jacrev, hessian), which differentiates its definition"
+)
 _operator.register_autograd(_differentiate, setup_context=_setup_context)
 _backward.register_autograd(_refuse)
 
@@ -196,7 +204,9 @@ def _circle(L):
 def _turn(u):
     """The powers of zeta on the circle for signals u (b, L, H): n, a quarter turn in all."""
     n = _circle(u.shape[1])
-    angles = torch.linspace(0, math.pi / 2, n + 1, dtype=widest_float(u.device), device=u.device)[:-1]
+    angles = torch.linspace(0, math.pi / 2, n + 1, dtype=widest_float(u.device), device=u.device)[
+        :-1
+    ]
     return torch.polar(torch.ones_like(angles), angles).to(u.dtype.to_complex())
 
 

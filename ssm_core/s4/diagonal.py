@@ -210,8 +210,9 @@ def _decaying_sums(weights: Tensor, log_decay: Tensor, L: int) -> Tensor:
 
 def _powers(log_decay: Tensor, steps: range) -> Tensor:
     """The factors of so many steps, for each number of a range, (H, n, len(steps))."""
-    k = torch.arange(steps.start, steps.stop, steps.step, dtype=log_decay.real.dtype,
-                     device=log_decay.device)
+    k = torch.arange(
+        steps.start, steps.stop, steps.step, dtype=log_decay.real.dtype, device=log_decay.device
+    )
     return torch.exp(log_decay[..., None] * k)
 
 

@@ -31,8 +31,9 @@ from ssm_core.s4.recurrence import Recurrence, check_system, check_tensor
 __all__ = ["DPLR", "dplr"]
 
 
-def dplr(measure: str, N: int, **measure_args: Any) -> tuple[
-        np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def dplr(
+    measure: str, N: int, **measure_args: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     r"""Diagonal plus low-rank form of a HiPPO matrix: A = V (diag(Lambda) - P P*) V*.
 
     The symmetric part of each of these matrices is :math:`-c I - P P^T` with one column in P, or
@@ -92,8 +93,10 @@ def _conjugate_pairs(skew):
     half = np.hstack([standing, V[:, turning]])
     w_half = np.concatenate([np.zeros(pairs), w[turning]])
     rest = basis[:, 2 * pairs :]
-    return (np.concatenate([w_half, -w_half, np.zeros(rest.shape[1])]),
-            np.hstack([half, half.conj(), rest]))
+    return (
+        np.concatenate([w_half, -w_half, np.zeros(rest.shape[1])]),
+        np.hstack([half, half.conj(), rest]),
+    )
 
 
 # --- P and c of each measure: A + A^T = -2 (c I + P P^T) ------------------------------------------
@@ -114,8 +117,10 @@ def _lagt(N):
 
 def _glagt(N, alpha=0.0, beta=0.01):
     if alpha != 0:
-        raise ValueError(f"alpha is {alpha:g}, expected 0: only then is the matrix of 'glagt' "
-                         "normal plus low rank")
+        raise ValueError(
+            f"alpha is {alpha:g}, expected 0: only then is the matrix of 'glagt' "
+            "normal plus low rank"
+        )
     return np.full((N, 1), np.sqrt(0.5)), beta / 2
 
 

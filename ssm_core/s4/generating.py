@@ -30,8 +30,10 @@ __all__ = ["kernel_from_sums"]
 # The kernel is read off its generating function on a circle of radius r < 1. There the samples
 # that come after the 2L in view add r^(2L) times their size, and rounding errors grow by r^(-L).
 # The two are equal where r^(2L) is the machine precision to the power 2/3.
-_ALIASING = {torch.float64: float(np.finfo(np.float64).eps) ** (2 / 3),
-             torch.float32: float(np.finfo(np.float32).eps) ** (2 / 3)}
+_ALIASING = {
+    torch.float64: float(np.finfo(np.float64).eps) ** (2 / 3),
+    torch.float32: float(np.finfo(np.float32).eps) ** (2 / 3),
+}
 
 
 def kernel_from_sums(a: Tensor, b: Tensor, poles: Tensor, L: int, rank: int) -> Tensor:
@@ -68,8 +70,9 @@ def kernel_from_sums(a: Tensor, b: Tensor, poles: Tensor, L: int, rank: int) -> 
     return run(*given, L, rank)[0]
 
 
-def _kernel(a: Tensor, b: Tensor, poles: Tensor, L: int,
-            rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _kernel(
+    a: Tensor, b: Tensor, poles: Tensor, L: int, rank: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     s = _points(L, a)
     sums = cauchy_sums(a, b, torch.view_as_complex(poles), s).unflatten(1, (-1, rank + 1))
     rows, columns = [], []
@@ -91,28 +94,36 @@ _operator = torch.library.custom_op("ssm_core::dplr_kernel", _kernel, mutates_ar
 def _(a, b, poles, L, rank):
     H, K, _ = a.shape
     F, outputs, dtype = L + 1, K // (rank + 1) - rank, a.dtype.to_complex()
-    return (a.new_empty(outputs, H, L), a.new_empty(rank, H, rank + 1, F, dtype=dtype),
-            a.new_empty(rank, H, rank + outputs, F, dtype=dtype), a.new_empty(F, dtype=dtype))
+    return (
+        a.new_empty(outputs, H, L),
+        a.new_empty(rank, H, rank + 1, F, dtype=dtype),
+        a.new_empty(rank, H, rank + outputs, F, dtype=dtype),
+        a.new_empty(F, dtype=dtype),
+    )
 
 
-def _kernel_backward(dK: Tensor, a: Tensor, b: Tensor, poles: Tensor, rows: Tensor,
-                     columns: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _kernel_backward(
+    dK: Tensor, a: Tensor, b: Tensor, poles: Tensor, rows: Tensor, columns: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     outputs, H, L = dK.shape
     rank = len(rows)
     # The inverse FFT of a real signal counts all points but the first and the last one twice.
     dgenerating = torch.fft.rfft(dK * _growth(L, dK), 2 * L, norm="forward") * 2
-    dgenerating[..., :: L] /= 2
+    dgenerating[..., ::L] /= 2
     dsums = s.new_zeros(H, rank + outputs, rank + 1, L + 1)
     dsums[:, rank:, -1] = (dgenerating * (1 + s / 2).conj_physical()).transpose(0, 1)
     for i in reversed(range(rank)):
         dsums[:, :, i] -= (dsums * rows[i].conj_physical()[:, None]).sum(2)
         dsums[:, i] -= (dsums * columns[i].conj_physical()[:, :, None]).sum(1)
-    da, db, dpoles = cauchy_sums_backward(dsums.flatten(1, 2), a, b, torch.view_as_complex(poles), s)
+    da, db, dpoles = cauchy_sums_backward(
+        dsums.flatten(1, 2), a, b, torch.view_as_complex(poles), s
+    )
     return da, db, torch.view_as_real(dpoles)
 
 
-_backward = torch.library.custom_op("ssm_core::dplr_kernel_backward", _kernel_backward,
-                                    mutates_args=())
+_backward = torch.library.custom_op(
+    "ssm_core::dplr_kernel_backward", _kernel_backward, mutates_args=()
+)
 
 
 @_backward.register_fake
@@ -138,8 +149,10 @@ def _refuse(ctx, *gradients):
     raise NotImplementedError(_ONCE)
 
 
-_ONCE = ("the kernel of S4 has first derivatives only; for higher ones use torch.func (grad, jacrev, "
-         "hessian), which differentiates its definition")
+_ONCE = (
+    "the kernel of S4 has first derivatives only; for higher ones use torch.func (grad, jacrev, "
+    "hessian), which differentiates its definition"
+)
 _operator.register_autograd(_differentiate, setup_context=_setup_context)
 _backward.register_autograd(_refuse)
 

@@ -56,8 +56,9 @@ class _Layer(nn.Module):
     C: nn.Parameter  # (1 or 2, d_model, n, 2) or (1 or 2, d_model, n)
     D: nn.Parameter  # (d_model,)
 
-    def __init__(self, d_model: int, d_state: int, *, bidirectional: bool, dt_min: float,
-                 dt_max: float) -> None:
+    def __init__(
+        self, d_model: int, d_state: int, *, bidirectional: bool, dt_min: float, dt_max: float
+    ) -> None:
         super().__init__()
         self.d_model, self.d_state = as_int(d_model, "d_model"), as_int(d_state, "d_state")
         if not isinstance(bidirectional, bool):
@@ -121,8 +122,11 @@ class _Layer(nn.Module):
     def _complex(self, x: Tensor) -> Tensor:
         """A parameter as complex numbers, whether it is stored as real numbers or as pairs."""
         x = self._wide(x)
-        return torch.complex(x, torch.zeros_like(x)) if self.frequency is None else \
-            torch.view_as_complex(x.contiguous())
+        return (
+            torch.complex(x, torch.zeros_like(x))
+            if self.frequency is None
+            else torch.view_as_complex(x.contiguous())
+        )
 
     def _signal_dtype(self, *others: torch.dtype) -> torch.dtype:
         """The dtype in which signals pass: that of the parameters and others, at least float32."""
@@ -133,8 +137,9 @@ class _Layer(nn.Module):
 
     # --- as a convolution ---
 
-    def forward(self, u: Tensor, state: Tensor | None = None, *,
-                return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, u: Tensor, state: Tensor | None = None, *, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Send signals through the layer.
 
         Args:
@@ -208,8 +213,9 @@ class _Layer(nn.Module):
         self._check_causal()
         check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
         with no_autocast(self.D.device):
-            stepper = Stepper(self._system().discretize(), self._wide(self.D),
-                              self._signal_dtype(torch.complex64))
+            stepper = Stepper(
+                self._system().discretize(), self._wide(self.D), self._signal_dtype(torch.complex64)
+            )
         return stepper.step(u, state)
 
     @torch.no_grad()
@@ -221,21 +227,30 @@ class _Layer(nn.Module):
         """
         self._check_causal()
         with no_autocast(self.D.device):
-            return Stepper(self._system().discretize().snapshot(), self._wide(self.D).clone(),
-                           self._signal_dtype(torch.complex64))
+            return Stepper(
+                self._system().discretize().snapshot(),
+                self._wide(self.D).clone(),
+                self._signal_dtype(torch.complex64),
+            )
 
     def default_state(self, batch_size: int) -> Tensor:
         """The state before the first sample: zeros (b, d_model, n).
 
         complex64, or complex128 where the parameters are float64.
         """
-        return torch.zeros(as_int(batch_size, "batch_size"), *self.log_decay.shape,
-                           dtype=self._signal_dtype(torch.complex64), device=self.D.device)
+        return torch.zeros(
+            as_int(batch_size, "batch_size"),
+            *self.log_decay.shape,
+            dtype=self._signal_dtype(torch.complex64),
+            device=self.D.device,
+        )
 
     def _check_causal(self) -> None:
         if self.bidirectional:
-            raise ValueError("a bidirectional layer sees the future: it takes whole signals, "
-                             "without a state, and cannot step")
+            raise ValueError(
+                "a bidirectional layer sees the future: it takes whole signals, "
+                "without a state, and cannot step"
+            )
 
 
 class S4(_Layer):
@@ -272,10 +287,21 @@ class S4(_Layer):
 
     P: nn.Parameter  # (d_model, rank, n, 2)
 
-    def __init__(self, d_model: int, d_state: int = 64, measure: str = "legs", *,
-                 bidirectional: bool = False, dt_min: float = 1e-3, dt_max: float = 1e-1,
-                 device: Any = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max)
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        measure: str = "legs",
+        *,
+        bidirectional: bool = False,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max
+        )
         if self.d_state % 2:
             raise ValueError(f"d_state is {d_state}, expected an even number: modes come in pairs")
         self.measure = measure
@@ -284,16 +310,26 @@ class S4(_Layer):
     def _start(self) -> dict[str, np.ndarray | None]:
         half = self.d_state // 2
         Lambda, P, B, _ = (x[:half] for x in dplr(self.measure, self.d_state))
-        return {**_start_of_modes(Lambda), "B": _pairs(B),
-                "P": _pairs(P.reshape(half, -1).T)}  # (rank, n, 2)
+        return {
+            **_start_of_modes(Lambda),
+            "B": _pairs(B),
+            "P": _pairs(P.reshape(half, -1).T),
+        }  # (rank, n, 2)
 
     def _system(self) -> DPLR:
-        return DPLR(self._modes(), self._complex(self.P), self._complex(self.B),
-                    self._complex(self.C), self._step_size())
+        return DPLR(
+            self._modes(),
+            self._complex(self.P),
+            self._complex(self.B),
+            self._complex(self.C),
+            self._step_size(),
+        )
 
     def extra_repr(self) -> str:
-        return (f"{self.d_model}, d_state={self.d_state}, measure={self.measure!r}, "
-                f"bidirectional={self.bidirectional}")
+        return (
+            f"{self.d_model}, d_state={self.d_state}, measure={self.measure!r}, "
+            f"bidirectional={self.bidirectional}"
+        )
 
 
 class S4D(_Layer):
@@ -326,10 +362,22 @@ class S4D(_Layer):
         True
     """
 
-    def __init__(self, d_model: int, d_state: int = 64, init: str = "lin", *,
-                 discretization: str = "zoh", bidirectional: bool = False, dt_min: float = 1e-3,
-                 dt_max: float = 1e-1, device: Any = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max)
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        init: str = "lin",
+        *,
+        discretization: str = "zoh",
+        bidirectional: bool = False,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max
+        )
         self.init = init
         self.discretization = as_choice(discretization, "discretization", ("zoh", "bilinear"))
         self._make_parameters(device, dtype)
@@ -338,22 +386,34 @@ class S4D(_Layer):
         modes = s4d_modes(self.init, self.d_state)
         if self.init == "real":
             return {**_start_of_modes(modes), "B": np.ones(len(modes))}
-        B = (dplr("legs", self.d_state)[2][: len(modes)] if self.init == "legs"
-             else np.ones(len(modes), dtype=complex))
+        B = (
+            dplr("legs", self.d_state)[2][: len(modes)]
+            if self.init == "legs"
+            else np.ones(len(modes), dtype=complex)
+        )
         return {**_start_of_modes(modes), "B": _pairs(B)}
 
     def _system(self) -> Diagonal:
-        return Diagonal(self._modes(), self._complex(self.B), self._complex(self.C),
-                        self._step_size(), self.discretization)
+        return Diagonal(
+            self._modes(),
+            self._complex(self.B),
+            self._complex(self.C),
+            self._step_size(),
+            self.discretization,
+        )
 
     def extra_repr(self) -> str:
-        return (f"{self.d_model}, d_state={self.d_state}, init={self.init!r}, "
-                f"discretization={self.discretization!r}, bidirectional={self.bidirectional}")
+        return (
+            f"{self.d_model}, d_state={self.d_state}, init={self.init!r}, "
+            f"discretization={self.discretization!r}, bidirectional={self.bidirectional}"
+        )
 
 
 def _start_of_modes(modes: np.ndarray) -> dict[str, np.ndarray | None]:
-    return {"log_decay": np.log(np.maximum(-modes.real, _SLOWEST)),
-            "frequency": modes.imag.copy() if np.iscomplexobj(modes) else None}
+    return {
+        "log_decay": np.log(np.maximum(-modes.real, _SLOWEST)),
+        "frequency": modes.imag.copy() if np.iscomplexobj(modes) else None,
+    }
 
 
 def _pairs(x: np.ndarray) -> np.ndarray:

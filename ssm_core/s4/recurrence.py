@@ -72,13 +72,16 @@ class Recurrence:
         check_tensor(u, "u", ("...", "H"), self.decay.real)
         check_tensor(x, "x", ("...", "H", "n"), self.decay)
         if x.shape[:-1] != u.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., H, n) with the leading "
-                             f"axes of u, which has shape {tuple(u.shape)}")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, expected (..., H, n) with the leading "
+                f"axes of u, which has shape {tuple(u.shape)}"
+            )
         x = self.advance(u, x)
         return 2 * torch.einsum("ohn,...hn->o...h", self.C, x).real, x
 
     def snapshot(self, device: torch.device | str | None = None) -> Recurrence:
         """A copy without gradients that shares no memory with this one."""
+
         def copied(x: Tensor) -> Tensor:
             return x.detach().to(device, copy=True)
 
@@ -148,8 +151,12 @@ class Stepper:
 
     def default_state(self, batch_size: int) -> Tensor:
         """The state before the first sample: zeros (b, d_model, n)."""
-        return torch.zeros(as_int(batch_size, "batch_size"), *self.recurrence.decay.shape,
-                           dtype=self.dtype, device=self.D.device)
+        return torch.zeros(
+            as_int(batch_size, "batch_size"),
+            *self.recurrence.decay.shape,
+            dtype=self.dtype,
+            device=self.D.device,
+        )
 
     def to(self, device: torch.device | str) -> Stepper:
         """The same on another device; this one stays where it is."""
@@ -167,23 +174,27 @@ def check_system(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> None:
     """Check what all structured systems have: one precision, one device, and shapes that fit."""
     check_kind(Lambda, "Lambda")
     if Lambda.dtype not in (torch.complex128, torch.complex64):
-        raise TypeError(f"Lambda has dtype {dtype_name(Lambda.dtype)}, expected complex128 "
-                        "(or complex64)")
+        raise TypeError(
+            f"Lambda has dtype {dtype_name(Lambda.dtype)}, expected complex128 (or complex64)"
+        )
     if Lambda.ndim != 2 or 0 in Lambda.shape:
-        raise ValueError(f"Lambda has shape {tuple(Lambda.shape)}, expected (H, n) without an "
-                         "empty axis")
+        raise ValueError(
+            f"Lambda has shape {tuple(Lambda.shape)}, expected (H, n) without an empty axis"
+        )
     check_tensor(B, "B", ("H", "n"), Lambda)
     check_tensor(C, "C", ("outputs", "H", "n"), Lambda)
     check_tensor(dt, "dt", ("H",), Lambda.real)
 
 
-def check_tensor(value: Tensor, name: str, axes: tuple[str, ...], like: Tensor, *,
-                 batch: int | None = None) -> None:
+def check_tensor(
+    value: Tensor, name: str, axes: tuple[str, ...], like: Tensor, *, batch: int | None = None
+) -> None:
     """Check a tensor of a system: dtype and device of ``like`` (H, n), and its axes H and n."""
     check_kind(value, name)
     if value.dtype != like.dtype:
-        raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected "
-                        f"{dtype_name(like.dtype)}")
+        raise TypeError(
+            f"{name} has dtype {dtype_name(value.dtype)}, expected {dtype_name(like.dtype)}"
+        )
     known = {"H": like.shape[0], "n": like.shape[-1], "b": batch}
     if axes[0] == "...":
         leading = max(0, value.ndim - len(axes) + 1)

@@ -61,8 +61,14 @@ class Block(nn.Module):
 
     ssm: Any  # the layer, a module with d_model, step and the rest of S4's methods
 
-    def __init__(self, ssm: nn.Module, dropout: float = 0.0, *, device: Any = None,
-                 dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        ssm: nn.Module,
+        dropout: float = 0.0,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(ssm, nn.Module):
             raise TypeError(f"ssm is a {type(ssm).__name__}, expected a layer such as S4 or S4D")
@@ -70,19 +76,25 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(d_model, device=device, dtype=dtype)
         self.ssm = ssm
         self.mix = nn.Sequential(
-            nn.GELU(), ChannelDropout(dropout),
-            nn.Linear(d_model, 2 * d_model, device=device, dtype=dtype), nn.GLU(),
-            ChannelDropout(dropout))
+            nn.GELU(),
+            ChannelDropout(dropout),
+            nn.Linear(d_model, 2 * d_model, device=device, dtype=dtype),
+            nn.GLU(),
+            ChannelDropout(dropout),
+        )
 
-    def forward(self, u: Tensor, state: Tensor | None = None, *,
-                return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, u: Tensor, state: Tensor | None = None, *, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Signals (b, L, d_model) to the same shape, and the state of the layer if asked for."""
         if return_state:
             y, state = self.ssm(self.norm(u), state, return_state=True)
             return u + self.mix(y), state
         return u + self.mix(self.ssm(self.norm(u), state))
 
-    def step(self, u: Tensor, state: Tensor, stepper: Stepper | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, u: Tensor, state: Tensor, stepper: Stepper | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One sample (b, d_model) to the same shape, and the state after it.
 
         The layer computes its step from its parameters at each call, unless a stepper made by it is
@@ -119,9 +131,19 @@ class SequenceModel(nn.Module):
 
     blocks: Any  # nn.ModuleList of Block
 
-    def __init__(self, d_input: int, d_output: int, *, d_model: int = 128, n_layers: int = 4,
-                 ssm: Callable[[int], nn.Module] = S4D, dropout: float = 0.0, pool: bool = False,
-                 device: Any = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        d_input: int,
+        d_output: int,
+        *,
+        d_model: int = 128,
+        n_layers: int = 4,
+        ssm: Callable[[int], nn.Module] = S4D,
+        dropout: float = 0.0,
+        pool: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         dropout = as_real(dropout, "dropout", low=0, high=1)
         self.d_input, self.d_output = as_int(d_input, "d_input"), as_int(d_output, "d_output")
@@ -131,12 +153,14 @@ class SequenceModel(nn.Module):
         self.encoder = nn.Linear(self.d_input, d_model, **like)
         self.blocks = nn.ModuleList(
             Block(ssm(d_model).to(**like), dropout, **like)
-            for _ in range(as_int(n_layers, "n_layers")))
+            for _ in range(as_int(n_layers, "n_layers"))
+        )
         self.norm = nn.LayerNorm(d_model, **like)
         self.decoder = nn.Linear(d_model, self.d_output, **like)
 
-    def forward(self, u: Tensor, states: Sequence[Tensor] | None = None, *,
-                return_state: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, u: Tensor, states: Sequence[Tensor] | None = None, *, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Sequences to outputs, all at once.
 
         Args:
@@ -187,11 +211,14 @@ class SequenceModel(nn.Module):
             ValueError: a model that pools, or with bidirectional layers
         """
         self._check_stepping()
-        return ModelStepper(copy.deepcopy(self).eval().requires_grad_(False),
-                            tuple(block.ssm.stepper() for block in self.blocks))
+        return ModelStepper(
+            copy.deepcopy(self).eval().requires_grad_(False),
+            tuple(block.ssm.stepper() for block in self.blocks),
+        )
 
-    def _step(self, u: Tensor, states: Sequence[Tensor],
-              steppers: Sequence[Stepper | None]) -> tuple[Tensor, list[Tensor]]:
+    def _step(
+        self, u: Tensor, states: Sequence[Tensor], steppers: Sequence[Stepper | None]
+    ) -> tuple[Tensor, list[Tensor]]:
         self._check_stepping()
         check_kind(u, "u")
         check_shape(u, "u", ("b", "d_input"), (None, self.d_input))
@@ -207,11 +234,13 @@ class SequenceModel(nn.Module):
 
     def _checked(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         if not isinstance(states, (list, tuple)):
-            raise TypeError(f"states is a {type(states).__name__}, expected a list of one state per "
-                            "block")
+            raise TypeError(
+                f"states is a {type(states).__name__}, expected a list of one state per block"
+            )
         if len(states) != len(self.blocks):
-            raise ValueError(f"states has length {len(states)}, expected one state per block, "
-                             f"{len(self.blocks)}")
+            raise ValueError(
+                f"states has length {len(states)}, expected one state per block, {len(self.blocks)}"
+            )
         return states
 
 

@@ -45,12 +45,22 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                      D: Tensor | None = None, z: Tensor | None = None,
-                      delta_bias: Tensor | None = None, delta_softplus: bool = False,
-                      return_last_state: bool = False, *, initial_state: Tensor | None = None,
-                      cu_seqlens: Tensor | Packing | None = None, backend: str = "auto",
-                      ) -> Tensor | tuple[Tensor, Tensor]:
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | Packing | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Run the selective scan over a sequence, with gradients for every tensor.
 
     .. math::
@@ -114,25 +124,52 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
         >>> selective_scan_fn(u, delta, A, B, C, initial_state=last_state)  # go on from there
         tensor([[[1.8750, 1.9375, 1.9688]]])
     """
-    scan = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
-                      initial_state, cu_seqlens)
+    scan = check_scan(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        delta_softplus,
+        return_last_state,
+        initial_state,
+        cu_seqlens,
+    )
     backend = pick_backend(backend, u)
     floats = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     if backend == "reference" or needs_definition(*floats):
         out, last_state = reference.scan(*scan)
     else:
         save = has_gradient(*floats) or is_transformed()
-        run = (torch.ops.ssm_core.selective_scan if needs_operator(*floats) else
-               _operators.SelectiveScan.apply if save else _operators.SelectiveScan.forward)
+        run = (
+            torch.ops.ssm_core.selective_scan
+            if needs_operator(*floats)
+            else _operators.SelectiveScan.apply
+            if save
+            else _operators.SelectiveScan.forward
+        )
         out, last_state, _ = run(*scan, save, backend)
     return (out, last_state) if return_last_state else out
 
 
-def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                           D: Tensor | None = None, z: Tensor | None = None,
-                           dt_bias: Tensor | None = None, dt_softplus: bool = False,
-                           state_batch_indices: Tensor | None = None, *,
-                           A_is_log: bool = False) -> Tensor:
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Tensor | None = None,
+    *,
+    A_is_log: bool = False,
+) -> Tensor:
     r"""Take one step of the selective scan: change the state in place, return the output.
 
     The recurrence of :func:`selective_scan_fn` for one sample: stepping through a sequence gives
@@ -180,19 +217,34 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
         >>> y
         tensor([[1.7500]])
     """
-    B, C = check_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices,
-                      A_is_log)
+    B, C = check_step(
+        state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log
+    )
     backend = "triton" if pick_backend("auto", x) == "triton" else "reference"
     floats = (x, dt, A, B, C, D, z, dt_bias)
     if is_differentiated(state, *floats):
         raise NotImplementedError(_operators.NO_STEP_GRADIENT)
     if is_transformed():
         backend = "reference"  # vmap goes through plain PyTorch
-    arguments = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, backend,
-                 A_is_log)
+    arguments = (
+        state,
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        z,
+        dt_bias,
+        dt_softplus,
+        state_batch_indices,
+        backend,
+        A_is_log,
+    )
     if needs_operator(state, *floats):
         return torch.ops.ssm_core.selective_state_update(*arguments)
     if has_gradient(*floats):
-        return WithoutDerivative.apply(_operators.run_state_update, _operators.NO_STEP_GRADIENT,
-                                       *arguments)
+        return WithoutDerivative.apply(
+            _operators.run_state_update, _operators.NO_STEP_GRADIENT, *arguments
+        )
     return _operators.run_state_update(*arguments)

@@ -13,14 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssm_core._tensors import (
-    Packing,
-    as_packing,
-    check_device,
-    check_kind,
-    check_shape,
-    dtype_name,
-)
+from ssm_core._tensors import Packing, as_packing, check_device, check_kind, check_shape, dtype_name
 
 __all__ = ["Scan", "check_scan", "check_slots", "check_step", "state_dtype"]
 
@@ -48,12 +41,25 @@ def state_dtype(u: Tensor) -> torch.dtype:
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
-def check_scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, delta_bias: Any,
-               delta_softplus: Any, return_last_state: Any, initial_state: Any,
-               cu_seqlens: Any | Packing) -> Scan:
+def check_scan(
+    u: Any,
+    delta: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    z: Any,
+    delta_bias: Any,
+    delta_softplus: Any,
+    return_last_state: Any,
+    initial_state: Any,
+    cu_seqlens: Any | Packing,
+) -> Scan:
     """Return the arguments with B and C as (b, g, n, L) or (d, n), or raise."""
-    for name, value in (("delta_softplus", delta_softplus),
-                        ("return_last_state", return_last_state)):
+    for name, value in (
+        ("delta_softplus", delta_softplus),
+        ("return_last_state", return_last_state),
+    ):
         _check_bool(value, name)
     _check_tensor(u, "u")
     check_shape(u, "u", ("b", "d", "L"), (None, None, None))
@@ -77,22 +83,61 @@ def check_scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, delta
     packing = as_packing(cu_seqlens, b, L, "u", u.device)
     if initial_state is not None:
         _check_tensor(initial_state, "initial_state")
-        check_shape(initial_state, "initial_state",
-                    ("b" if packing is None else "sequences", "d", "n"),
-                    (b if packing is None else packing.sequences, d, n))
+        check_shape(
+            initial_state,
+            "initial_state",
+            ("b" if packing is None else "sequences", "d", "n"),
+            (b if packing is None else packing.sequences, d, n),
+        )
     _check_dtypes(
         {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state},
-        {"A": A, "D": D, "delta_bias": delta_bias})
-    _check_devices({"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z,
-                    "delta_bias": delta_bias, "initial_state": initial_state}, "u", u.device)
+        {"A": A, "D": D, "delta_bias": delta_bias},
+    )
+    _check_devices(
+        {
+            "delta": delta,
+            "A": A,
+            "B": B,
+            "C": C,
+            "D": D,
+            "z": z,
+            "delta_bias": delta_bias,
+            "initial_state": initial_state,
+        },
+        "u",
+        u.device,
+    )
     if initial_state is not None:
         initial_state = initial_state.to(state_dtype(u))
-    return Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
-                None if packing is None else packing.cu_seqlens)
+    return Scan(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        delta_softplus,
+        initial_state,
+        None if packing is None else packing.cu_seqlens,
+    )
 
 
-def check_step(state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any,
-               dt_softplus: Any, state_batch_indices: Any, A_is_log: Any) -> tuple[Tensor, Tensor]:
+def check_step(
+    state: Any,
+    x: Any,
+    dt: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    z: Any,
+    dt_bias: Any,
+    dt_softplus: Any,
+    state_batch_indices: Any,
+    A_is_log: Any,
+) -> tuple[Tensor, Tensor]:
     """Return B and C as (b, g, n), or raise."""
     _check_bool(dt_softplus, "dt_softplus")
     _check_bool(A_is_log, "A_is_log")
@@ -119,10 +164,25 @@ def check_step(state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: A
     if state_batch_indices is not None:
         _check_tensor(state_batch_indices, "state_batch_indices", (torch.int32,), "int32")
         check_shape(state_batch_indices, "state_batch_indices", ("b",), (b,))
-    _check_dtypes({"x": x, "state": state, "dt": dt, "B": B, "C": C, "z": z},
-                  {"A": A, "D": D, "dt_bias": dt_bias})
-    _check_devices({"state": state, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z,
-                    "dt_bias": dt_bias, "state_batch_indices": state_batch_indices}, "x", x.device)
+    _check_dtypes(
+        {"x": x, "state": state, "dt": dt, "B": B, "C": C, "z": z},
+        {"A": A, "D": D, "dt_bias": dt_bias},
+    )
+    _check_devices(
+        {
+            "state": state,
+            "dt": dt,
+            "A": A,
+            "B": B,
+            "C": C,
+            "D": D,
+            "z": z,
+            "dt_bias": dt_bias,
+            "state_batch_indices": state_batch_indices,
+        },
+        "x",
+        x.device,
+    )
     return B, C
 
 
@@ -130,8 +190,10 @@ def check_slots(state_batch_indices: Tensor, slots: int) -> None:
     """Check that the gather indices lie in the pool of states and that none comes twice."""
     used = [i for i in state_batch_indices.tolist() if i >= 0]
     if used and max(used) >= slots:
-        raise ValueError(f"state_batch_indices holds {max(used)}, expected below the number of "
-                         f"states in the pool, {slots}")
+        raise ValueError(
+            f"state_batch_indices holds {max(used)}, expected below the number of "
+            f"states in the pool, {slots}"
+        )
     if len(set(used)) < len(used):
         raise ValueError("state_batch_indices names a state twice, expected each at most once")
 
@@ -141,8 +203,12 @@ def _check_bool(value: Any, name: str) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
 
 
-def _check_tensor(value: Any, name: str, dtypes: tuple[torch.dtype, ...] = (*_LOW, torch.float64),
-                  words: str = "float32, bfloat16, float16 or float64") -> None:
+def _check_tensor(
+    value: Any,
+    name: str,
+    dtypes: tuple[torch.dtype, ...] = (*_LOW, torch.float64),
+    words: str = "float32, bfloat16, float16 or float64",
+) -> None:
     check_kind(value, name)
     if value.dtype not in dtypes:
         raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected {words}")
@@ -151,11 +217,15 @@ def _check_tensor(value: Any, name: str, dtypes: tuple[torch.dtype, ...] = (*_LO
 def _check_writable(x: Tensor, name: str) -> None:
     """Check that x can change in place: each entry its own, and no gradient to be lost."""
     if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
-        raise ValueError(f"{name} is expanded (strides {x.stride()}) and changes in place, "
-                         f"expected memory for each entry; pass {name}.clone()")
+        raise ValueError(
+            f"{name} is expanded (strides {x.stride()}) and changes in place, "
+            f"expected memory for each entry; pass {name}.clone()"
+        )
     if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name} requires a gradient, and none flows through a step; pass "
-                         f"{name}.detach(), or step under torch.no_grad()")
+        raise ValueError(
+            f"{name} requires a gradient, and none flows through a step; pass "
+            f"{name}.detach(), or step under torch.no_grad()"
+        )
 
 
 def _check_projection(M: Any, name: str, sizes: tuple[int, ...], d: int) -> Tensor:
@@ -173,8 +243,9 @@ def _check_projection(M: Any, name: str, sizes: tuple[int, ...], d: int) -> Tens
         known = f"b = {b}, d = {d}, n = {n}" + (f", L = {L[0]}" if L else "")
         raise ValueError(f"{name} has shape {shape}, expected {' or '.join(forms)} with {known}")
     if shape[1] == 0 or d % shape[1] != 0:
-        raise ValueError(f"{name} has {shape[1]} groups, expected a divisor of the number of "
-                         f"channels d = {d}")
+        raise ValueError(
+            f"{name} has {shape[1]} groups, expected a divisor of the number of channels d = {d}"
+        )
     return M
 
 
@@ -184,12 +255,16 @@ def _check_dtypes(signals: dict[str, Tensor | None], weights: dict[str, Tensor |
     doubles = [k for k, v in present.items() if v.dtype == torch.float64]
     if doubles and len(doubles) < len(present):
         other = next(k for k in present if k not in doubles)
-        raise TypeError(f"{doubles[0]} is float64 and {other} is {dtype_name(present[other].dtype)}, "
-                        "expected all tensors in float64 or none")
+        raise TypeError(
+            f"{doubles[0]} is float64 and {other} is {dtype_name(present[other].dtype)}, "
+            "expected all tensors in float64 or none"
+        )
     for name, value in weights.items():
         if value is not None and value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected float32: decays and "
-                            f"steps lose too much below it; pass {name}.float()")
+            raise TypeError(
+                f"{name} has dtype {dtype_name(value.dtype)}, expected float32: decays and "
+                f"steps lose too much below it; pass {name}.float()"
+            )
 
 
 def _check_devices(tensors: dict[str, Tensor | None], first: str, device: torch.device) -> None:

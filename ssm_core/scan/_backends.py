@@ -34,26 +34,62 @@ class Backend(Protocol):
         Sizes may be symbolic, so there is no branching on them.
         """
 
-    def forward(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-                z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
-                initial_state: Tensor | None, cu_seqlens: Tensor | None,
-                save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        initial_state: Tensor | None,
+        cu_seqlens: Tensor | None,
+        save: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """out (b, d, L) in u's dtype, last_state (b or sequences, d, n) in float, and what is saved,
         or an empty tensor (0,) if not save."""
 
-    def backward(self, dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: Tensor,
-                 A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-                 delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
-                 cu_seqlens: Tensor | None, saved: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        self,
+        dout: Tensor | None,
+        dlast_state: Tensor | None,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        initial_state: Tensor | None,
+        cu_seqlens: Tensor | None,
+        saved: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         """du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state, each in the shape and dtype of
         its argument, None where that is None.
 
         dout or dlast_state is None where no gradient arrives, never both.
         """
 
-    def state_update(self, state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                     D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool,
-                     state_batch_indices: Tensor | None, A_is_log: bool) -> Tensor:
+    def state_update(
+        self,
+        state: Tensor,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        dt_bias: Tensor | None,
+        dt_softplus: bool,
+        state_batch_indices: Tensor | None,
+        A_is_log: bool,
+    ) -> Tensor:
         """y (b, d) in x's dtype; state (b or slots, d, n) changes in place; B and C are (b, g, n)."""
 
 
@@ -80,13 +116,18 @@ def pick_backend(backend: str, u: Tensor) -> str:
 
 def _check_triton(u: Tensor) -> None:
     if not has_triton():
-        raise ValueError("backend is 'triton', and the package triton is not installed or cannot be "
-                         "imported")
+        raise ValueError(
+            "backend is 'triton', and the package triton is not installed or cannot be imported"
+        )
     if u.dtype == torch.float64:
-        raise ValueError("backend is 'triton' and u is float64, expected float32, bfloat16 or "
-                         "float16 (float64 runs on the backends cpu and reference)")
+        raise ValueError(
+            "backend is 'triton' and u is float64, expected float32, bfloat16 or "
+            "float16 (float64 runs on the backends cpu and reference)"
+        )
     interpreted = u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if u.device.type != "cuda" and not interpreted:
-        raise ValueError(f"backend is 'triton' and u is on {u.device}, expected a CUDA device (on "
-                         "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
-                         "set before it is imported)")
+        raise ValueError(
+            f"backend is 'triton' and u is on {u.device}, expected a CUDA device (on "
+            "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
+            "set before it is imported)"
+        )

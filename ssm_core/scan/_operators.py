@@ -32,17 +32,55 @@ Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 # --- the scan and its gradient --------------------------------------------------------------------
 
 
-def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: MaybeTensor,
-             z: MaybeTensor, delta_bias: MaybeTensor, delta_softplus: bool,
-             initial_state: MaybeTensor, cu_seqlens: MaybeTensor, save: bool, backend: str) -> Three:
-    return SelectiveScan.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
-                                 cu_seqlens, save, backend)
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: MaybeTensor,
+    z: MaybeTensor,
+    delta_bias: MaybeTensor,
+    delta_softplus: bool,
+    initial_state: MaybeTensor,
+    cu_seqlens: MaybeTensor,
+    save: bool,
+    backend: str,
+) -> Three:
+    return SelectiveScan.forward(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        delta_softplus,
+        initial_state,
+        cu_seqlens,
+        save,
+        backend,
+    )
 
 
-def _backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: Tensor, A: Tensor,
-              B: Tensor, C: Tensor, D: MaybeTensor, z: MaybeTensor, delta_bias: MaybeTensor,
-              delta_softplus: bool, initial_state: MaybeTensor, cu_seqlens: MaybeTensor,
-              saved: Tensor, backend: str) -> Nine:
+def _backward(
+    dout: MaybeTensor,
+    dlast_state: MaybeTensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: MaybeTensor,
+    z: MaybeTensor,
+    delta_bias: MaybeTensor,
+    delta_softplus: bool,
+    initial_state: MaybeTensor,
+    cu_seqlens: MaybeTensor,
+    saved: Tensor,
+    backend: str,
+) -> Nine:
     """The gradients of u to delta_bias and of initial_state; empty where the argument is None."""
     module = load_backend(backend)
     given = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
@@ -54,23 +92,43 @@ def _backward(dout: MaybeTensor, dlast_state: MaybeTensor, u: Tensor, delta: Ten
 
 
 _scan = torch.library.custom_op("ssm_core::selective_scan", _forward, mutates_args=())
-_scan_backward = torch.library.custom_op("ssm_core::selective_scan_backward", _backward,
-                                         mutates_args=())
+_scan_backward = torch.library.custom_op(
+    "ssm_core::selective_scan_backward", _backward, mutates_args=()
+)
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save,
-      backend):
+def _(
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save, backend
+):
     rows = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     numel = math.prod(load_backend(backend).saved_shape(u, A, cu_seqlens)) if save else 0
     dtype = state_dtype(u)
-    return (u.new_empty(u.shape), u.new_empty((rows, *A.shape), dtype=dtype),
-            u.new_empty(numel, dtype=dtype))
+    return (
+        u.new_empty(u.shape),
+        u.new_empty((rows, *A.shape), dtype=dtype),
+        u.new_empty(numel, dtype=dtype),
+    )
 
 
 @_scan_backward.register_fake
-def _(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
-      cu_seqlens, saved, backend):
+def _(
+    dout,
+    dlast_state,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    delta_softplus,
+    initial_state,
+    cu_seqlens,
+    saved,
+    backend,
+):
     arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     return tuple(u.new_empty(0) if x is None else x.new_empty(x.shape) for x in arguments)
 
@@ -88,16 +146,26 @@ def _differentiate(ctx, dout, dlast_state, _):
         return (None,) * 13
     traced = needs_operator(dout, dlast_state, *tensors)
     run = torch.ops.ssm_core.selective_scan_backward if traced else _SelectiveScanBackward.apply
-    gradients = run(dout, dlast_state, *tensors, ctx.delta_softplus, initial_state, cu_seqlens,
-                    saved, ctx.backend)
+    gradients = run(
+        dout,
+        dlast_state,
+        *tensors,
+        ctx.delta_softplus,
+        initial_state,
+        cu_seqlens,
+        saved,
+        ctx.backend,
+    )
     present = [x is not None for x in (*tensors, initial_state)]
     *of_tensors, of_state = [x if here else None for x, here in zip(gradients, present)]
     return (*of_tensors, None, of_state, None, None, None)
 
 
 def _refuse(ctx, *gradients):
-    raise NotImplementedError("the selective scan on the backends cpu and triton has first "
-                              "derivatives only; for higher ones pass backend='reference'")
+    raise NotImplementedError(
+        "the selective scan on the backends cpu and triton has first "
+        "derivatives only; for higher ones pass backend='reference'"
+    )
 
 
 _scan.register_autograd(_differentiate, setup_context=_setup_context)
@@ -122,8 +190,14 @@ class SelectiveScan(Function):
         folded = _fold(inputs[:11], in_dims[:11], info.batch_size)
         out, last_state, saved = SelectiveScan.apply(*folded, *inputs[11:])
         # What is saved belongs to the folded scan: outside of it the backward makes it anew.
-        return ((_unfold(out, 1, info.batch_size), _unfold(last_state, 1, info.batch_size),
-                 saved.new_empty(0)), (1, 1, None))
+        return (
+            (
+                _unfold(out, 1, info.batch_size),
+                _unfold(last_state, 1, info.batch_size),
+                saved.new_empty(0),
+            ),
+            (1, 1, None),
+        )
 
 
 class _SelectiveScanBackward(Function):
@@ -143,15 +217,20 @@ class _SelectiveScanBackward(Function):
     def vmap(info, in_dims, dout, dlast_state, *inputs):
         size, given = info.batch_size, inputs[:11]
         folded = _fold(given, in_dims[2:13], size)
-        dout, dlast_state = (_fold_axis(x, dim, 1, size)
-                             for x, dim in zip((dout, dlast_state), in_dims))
+        dout, dlast_state = (
+            _fold_axis(x, dim, 1, size) for x, dim in zip((dout, dlast_state), in_dims)
+        )
         nothing = folded[0].new_empty(0)
         gradients = _SelectiveScanBackward.apply(dout, dlast_state, *folded, nothing, inputs[12])
         axes = [axis for axis in _channel_axes(*folded[3:5]) if axis is not None]
         present = [x is not None for x in (*given[:8], given[9])]
-        return (tuple(_unfold(x, axis, size) if here else x
-                      for x, axis, here in zip(gradients, axes, present)),
-                tuple(axis if here else None for axis, here in zip(axes, present)))
+        return (
+            tuple(
+                _unfold(x, axis, size) if here else x
+                for x, axis, here in zip(gradients, axes, present)
+            ),
+            tuple(axis if here else None for axis, here in zip(axes, present)),
+        )
 
 
 # --- vmap: many scans side by side are one scan with more channels, in more groups -----------------
@@ -168,8 +247,10 @@ def _fold(given, in_dims, size):
     if in_dims[10] is not None:
         raise ValueError("cu_seqlens differs along an axis of vmap, expected one for all")
     logical = [x if dim is None else x.select(dim, 0) for x, dim in zip(given[3:5], in_dims[3:5])]
-    return [x if axis is None else _fold_axis(x, dim, axis, size)
-            for x, dim, axis in zip(given, in_dims, _channel_axes(*logical))]
+    return [
+        x if axis is None else _fold_axis(x, dim, axis, size)
+        for x, dim, axis in zip(given, in_dims, _channel_axes(*logical))
+    ]
 
 
 def _fold_axis(x, dim, axis, size):
@@ -185,22 +266,38 @@ def _unfold(x, axis, size):
 
 # --- one step -------------------------------------------------------------------------------------
 
-NO_STEP_GRADIENT = ("selective_state_update has no derivatives; selective_scan_fn with "
-                    "initial_state and return_last_state=True takes the same step and has them")
+NO_STEP_GRADIENT = (
+    "selective_state_update has no derivatives; selective_scan_fn with "
+    "initial_state and return_last_state=True takes the same step and has them"
+)
 
 
-def run_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                     D: MaybeTensor, z: MaybeTensor, dt_bias: MaybeTensor, dt_softplus: bool,
-                     state_batch_indices: MaybeTensor, backend: str, A_is_log: bool) -> Tensor:
+def run_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: MaybeTensor,
+    z: MaybeTensor,
+    dt_bias: MaybeTensor,
+    dt_softplus: bool,
+    state_batch_indices: MaybeTensor,
+    backend: str,
+    A_is_log: bool,
+) -> Tensor:
     """The output of one step; the state changes in place."""
     if state_batch_indices is not None and backend == "reference":
         check_slots(state_batch_indices, state.shape[0])
-    return load_backend(backend).state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus,
-                                              state_batch_indices, A_is_log)
+    return load_backend(backend).state_update(
+        state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log
+    )
 
 
-_step = torch.library.custom_op("ssm_core::selective_state_update", run_state_update,
-                                mutates_args=("state",))
+_step = torch.library.custom_op(
+    "ssm_core::selective_state_update", run_state_update, mutates_args=("state",)
+)
 
 
 @_step.register_fake

@@ -49,10 +49,20 @@ def saved_shape(u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> tuple[int, .
     return b, L // chunk_length(n) + sequences, d, n
 
 
-def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-            z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
-            initial_state: Tensor | None, cu_seqlens: Tensor | None,
-            save: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Out, last_state and the states at chunk boundaries; arguments as in ``Backend``."""
     dtype = state_dtype(u)
     signal, _, dt, B, C = _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype)
@@ -61,7 +71,9 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     y = torch.empty_like(signal)
     run = _forward_in_torch if compiled is None else compiled.forward
     size = chunk_length(A.shape[1])
-    run(signal, dt, A.contiguous(), B, C, _segments(u, cu_seqlens, size), size, last_state, y, saved)
+    run(
+        signal, dt, A.contiguous(), B, C, _segments(u, cu_seqlens, size), size, last_state, y, saved
+    )
     if D is not None:
         y.add_(D[:, None] * signal)
     if z is not None:
@@ -69,10 +81,22 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     return y.to(u.dtype), last_state, saved if save else dt.new_empty(0)
 
 
-def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: Tensor, A: Tensor,
-             B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
-             delta_softplus: bool, initial_state: Tensor | None, cu_seqlens: Tensor | None,
-             saved: Tensor) -> tuple[Tensor | None, ...]:
+def backward(
+    dout: Tensor | None,
+    dlast_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    saved: Tensor,
+) -> tuple[Tensor | None, ...]:
     """The gradients of all arguments, None for those that are None."""
     dtype = state_dtype(u)
     signal, raw, dt, B_float, C_float = _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype)
@@ -83,8 +107,18 @@ def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: 
     dstate = _start(dlast_state, u, A, cu_seqlens)
     size = chunk_length(A.shape[1])
     run = _backward_in_torch if compiled is None else compiled.backward
-    y, du, ddt, dA, dB, dC = run(signal, dt, A.contiguous(), B_float, C_float,
-                                 _segments(u, cu_seqlens, size), size, saved, dy, dstate)
+    y, du, ddt, dA, dB, dC = run(
+        signal,
+        dt,
+        A.contiguous(),
+        B_float,
+        C_float,
+        _segments(u, cu_seqlens, size),
+        size,
+        saved,
+        dy,
+        dstate,
+    )
     dD = dz = dbias = None
     if D is not None:
         dD = _sum_over_time(dy * signal)
@@ -97,8 +131,17 @@ def backward(dout: Tensor | None, dlast_state: Tensor | None, u: Tensor, delta: 
         ddt.mul_(_pointwise(torch.sigmoid, raw))
     if delta_bias is not None:
         dbias = _sum_over_time(ddt)
-    return (du.to(u.dtype), ddt.to(delta.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dD, dz, dbias,
-            None if initial_state is None else dstate)
+    return (
+        du.to(u.dtype),
+        ddt.to(delta.dtype),
+        dA,
+        dB.to(B.dtype),
+        dC.to(C.dtype),
+        dD,
+        dz,
+        dbias,
+        None if initial_state is None else dstate,
+    )
 
 
 def _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype):
@@ -124,8 +167,10 @@ def _segments(u, cu_seqlens, size):
     if cu_seqlens is None:
         return [(i, i, 0, L, 0) for i in range(b)]
     bounds = cu_seqlens.tolist()
-    return [(0, i, start, stop, start // size + i)
-            for i, (start, stop) in enumerate(zip(bounds, bounds[1:]))]
+    return [
+        (0, i, start, stop, start // size + i)
+        for i, (start, stop) in enumerate(zip(bounds, bounds[1:]))
+    ]
 
 
 # --- the same bits with any number of threads ----------------------------------------------------

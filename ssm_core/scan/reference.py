@@ -16,12 +16,21 @@ from ssm_core.scan._arguments import check_scan, state_dtype
 __all__ = ["selective_scan_ref"]
 
 
-def selective_scan_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                       D: Tensor | None = None, z: Tensor | None = None,
-                       delta_bias: Tensor | None = None, delta_softplus: bool = False,
-                       return_last_state: bool = False, *, initial_state: Tensor | None = None,
-                       cu_seqlens: Tensor | Packing | None = None,
-                       ) -> Tensor | tuple[Tensor, Tensor]:
+def selective_scan_ref(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | Packing | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""The selective scan by its definition, for any float dtype, on any device.
 
     .. math::
@@ -45,14 +54,38 @@ def selective_scan_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
         >>> selective_scan_ref(u, delta, A, B, C)
         tensor([[[1.0000, 1.5000, 1.7500]]])
     """
-    out, last_state = scan(*check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus,
-                                       return_last_state, initial_state, cu_seqlens))
+    out, last_state = scan(
+        *check_scan(
+            u,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            z,
+            delta_bias,
+            delta_softplus,
+            return_last_state,
+            initial_state,
+            cu_seqlens,
+        )
+    )
     return (out, last_state) if return_last_state else out
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-         z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
-         initial_state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Out (b, d, L) and last_state of arguments that are checked, B and C (b, g, n, L) or (d, n)."""
     dtype, (b, d, L) = state_dtype(u), u.shape
     signal = u.to(dtype)
@@ -82,9 +115,20 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     return out.to(u.dtype), torch.cat(last)
 
 
-def state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-                 D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool,
-                 state_batch_indices: Tensor | None, A_is_log: bool) -> Tensor:
+def state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+    A_is_log: bool,
+) -> Tensor:
     """One step in place; a row whose index is negative is left out."""
     if state_batch_indices is not None:
         rows = state_batch_indices >= 0
@@ -99,8 +143,10 @@ def state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: 
     if A_is_log:
         A = -torch.exp(A)
     u, dt = x.to(dtype), dt.to(dtype)  # (b, d)
-    B, C = (M.to(dtype).repeat_interleave(per_group, dim=1) if M.shape[1] > 1 else M.to(dtype)
-            for M in (B, C))  # (b, d or 1, n)
+    B, C = (
+        M.to(dtype).repeat_interleave(per_group, dim=1) if M.shape[1] > 1 else M.to(dtype)
+        for M in (B, C)
+    )  # (b, d or 1, n)
     if dt_bias is not None:
         dt = dt + dt_bias
     if dt_softplus:

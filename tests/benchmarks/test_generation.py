@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 from benchmarks import generation
 from benchmarks.generation import ON_CPU, Transformer
 
-SMALL = dataclasses.replace(ON_CPU, d_model=16, n_layer=2, vocabulary=40, prompt=40, new=5,
-                            batches=(1, 2))
+SMALL = dataclasses.replace(
+    ON_CPU, d_model=16, n_layer=2, vocabulary=40, prompt=40, new=5, batches=(1, 2)
+)
 
 
 def make(**options):
@@ -38,7 +39,8 @@ def test_it_runs_through(transformers, monkeypatch):
         for times in row["contenders"].values():
             assert times["runs"] == 2 and times["total"]["min"] > times["prefill"]["min"] > 0
             assert times["tokens_per_second"] == pytest.approx(
-                row["batch"] * SMALL.new / times["total"]["median"])
+                row["batch"] * SMALL.new / times["total"]["median"]
+            )
         assert row["contenders"]["ours"]["ours_over_this"] == 1
     assert results["setup"]["dtype"] == "float32" and set(results["setup"]["parameters"]) == names
     assert "transformers_mamba" in results["checks"]
@@ -48,8 +50,9 @@ def test_it_runs_through(transformers, monkeypatch):
 
 
 def test_models_that_disagree_are_not_timed(transformers, monkeypatch):
-    monkeypatch.setattr(generation, "_their_mamba",
-                        lambda mamba, like: generation._neox(SMALL, like))
+    monkeypatch.setattr(
+        generation, "_their_mamba", lambda mamba, like: generation._neox(SMALL, like)
+    )
     with pytest.raises(AssertionError, match="differ by more than 0.0001: {'transformers_mamba'"):
         generation.run(SMALL)
 
@@ -82,7 +85,7 @@ def test_steps_of_the_transformer_give_what_one_pass_gives():
     for L in (1, 2, 7):
         cache = model.allocate_cache(2, 20)
         pieces = [model(ids[:, :L], cache)]
-        pieces += [model(ids[:, t:t + 1], cache, start=t) for t in range(L, 12)]
+        pieces += [model(ids[:, t : t + 1], cache, start=t) for t in range(L, 12)]
         torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(model(ids, last=True), whole[:, -1:], rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(model(ids[:, :1]), whole[:, :1], rtol=1e-11, atol=1e-12)
@@ -94,8 +97,10 @@ def test_rotary_positions_are_relative():
     q, k = torch.randn(2, 8, dtype=torch.float64, generator=generator)
 
     def score(query, key):
-        q_at, k_at = (torch.addcmul(x * rotation[0, at], x.roll(4), rotation[1, at])
-                      for x, at in ((q, query), (k, key)))
+        q_at, k_at = (
+            torch.addcmul(x * rotation[0, at], x.roll(4), rotation[1, at])
+            for x, at in ((q, query), (k, key))
+        )
         return q_at @ k_at
 
     torch.testing.assert_close(score(8, 3), score(45, 40), rtol=1e-5, atol=1e-5)

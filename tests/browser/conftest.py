@@ -76,7 +76,9 @@ class Page:
         self.tab = tab = browser.new_page()
         tab.set_default_timeout(60_000)
         tab.add_init_script(path=PROBES)
-        tab.on("console", lambda m: m.type == "error" and self.wrong.append(f"{m.text} {m.location}"))
+        tab.on(
+            "console", lambda m: m.type == "error" and self.wrong.append(f"{m.text} {m.location}")
+        )
         tab.on("pageerror", lambda error: self.wrong.append(str(error)))
         tab.on("request", lambda r: r.url.startswith(own) or self.wrong.append(f"asks {r.url}"))
         tab.on("requestfailed", lambda r: self.wrong.append(f"{r.url}: {r.failure}"))

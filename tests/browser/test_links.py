@@ -58,6 +58,10 @@ def test_every_link_and_anchor_is_there(html, pages):
 
 
 def test_pages_fetch_nothing_from_elsewhere(pages):
-    foreign = [f"{place}: {link}" for place, page in pages.items() for link in page.fetched
-               if inside(place, link) is None and not link.startswith("data:")]
+    foreign = [
+        f"{place}: {link}"
+        for place, page in pages.items()
+        for link in page.fetched
+        if inside(place, link) is None and not link.startswith("data:")
+    ]
     assert not foreign, "\n".join(foreign)

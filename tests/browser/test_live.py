@@ -17,14 +17,20 @@ from tests.test_book import ROOT
 from tests.test_live import DECLARED, LIVE, LIVE_CHAPTERS
 
 PYODIDE = pathlib.Path(os.environ.get("PYODIDE", ROOT / "_build" / "pyodide"))
-TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json",
-         ".zip": "application/zip"}
+TYPES = {
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".json": "application/json",
+    ".zip": "application/zip",
+}
 CORE = DECLARED["core"].format(version=DECLARED["version"])
 ELSEWHERE = re.compile("^https://")
 CHAPTER = "hippo"
 BUTTON = "Run the code of this page"
-PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
-         "gg==")
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
 
 
 class Live:
@@ -64,12 +70,15 @@ class Live:
     def cells(self, route):
         """Without Matplotlib a cell shows a picture through this name."""
         text = (self.scripts / "cells.py").read_text("utf-8")
-        route.fulfill(body=f"{text}\nnamespace['picture'] = lambda data: shown.append(['png', data])\n")
+        route.fulfill(
+            body=f"{text}\nnamespace['picture'] = lambda data: shown.append(['png', data])\n"
+        )
 
     def until(self, words):
         self.tab.wait_for_function(
             "(words) => document.querySelector('.live [role=status]').textContent.includes(words)",
-            arg=words)
+            arg=words,
+        )
 
     def button(self, words, number):
         name = f"{words} cell {number}" if words == "Run" else f"{words} in cell {number}"
@@ -143,7 +152,9 @@ def live(started):
 
 
 def test_the_chapters_that_can_have_a_button(html):
-    found = {path.stem for path in html.glob("book/*.html") if "live/live.js" in path.read_text("utf-8")}
+    found = {
+        path.stem for path in html.glob("book/*.html") if "live/live.js" in path.read_text("utf-8")
+    }
     assert found == set(LIVE_CHAPTERS)
 
 
@@ -179,7 +190,7 @@ def test_an_error_is_told_and_stops_the_cells_below(live):
     live.write(1, "def f():\n    return 1 / 0\nf()")
     live.button("Run", 2).click()
     live.until("Cell 1 ended in an error, so cell 2 did not run.")
-    assert "File \"cell 1\", line 2, in f\n" in live.shown(1)
+    assert 'File "cell 1", line 2, in f\n' in live.shown(1)
     assert live.shown(1).endswith("ZeroDivisionError: division by zero")
     live.run(1, "1")
     assert live.shown(1) == "1"
@@ -218,8 +229,10 @@ def test_a_new_picture_takes_the_place_of_the_stored_one(live):
 
 
 def test_html_runs_its_scripts(live):
-    code = ("class Show:\n    def _repr_html_(self):\n"
-            "        return '<b id=x>no</b><script>x.textContent = \"yes\"</script>'\nShow()")
+    code = (
+        "class Show:\n    def _repr_html_(self):\n"
+        "        return '<b id=x>no</b><script>x.textContent = \"yes\"</script>'\nShow()"
+    )
     assert live.run(1, code) == "yes"
 
 
@@ -264,8 +277,10 @@ def test_without_a_connection_the_page_stays_as_it_was(still):
 
 def test_a_file_that_is_another_is_refused(still):
     still.answer = lambda route: route.fulfill(
-        body="export const loadPyodide = 1", content_type="text/javascript",
-        headers={"access-control-allow-origin": "*"})
+        body="export const loadPyodide = 1",
+        content_type="text/javascript",
+        headers={"access-control-allow-origin": "*"},
+    )
     stays_as_it_was(still, "could not be fetched. The page stays")
 
 

@@ -16,7 +16,15 @@ from experiments import harness, networks
 from experiments.settings import settings
 from experiments.tasks import base, make_task
 
-SMALL = {"epochs": 3, "every": 5, "length": 24, "doublings": 0, "width": 32, "layers": 1, "batch": 4}
+SMALL = {
+    "epochs": 3,
+    "every": 5,
+    "length": 24,
+    "doublings": 0,
+    "width": 32,
+    "layers": 1,
+    "batch": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +135,10 @@ def test_a_run_killed_while_it_saves_goes_on_from_a_whole_file(write, tmp_path, 
         with pytest.raises(Killed):
             harness.train(small(), tmp_path / "killed")
     same_run(harness.train(small(), tmp_path / "killed"), whole)
-    logs = [(tmp_path / name / "recall-mamba-3.jsonl").read_text(encoding="utf-8").splitlines()
-            for name in ("killed", "whole")]
+    logs = [
+        (tmp_path / name / "recall-mamba-3.jsonl").read_text(encoding="utf-8").splitlines()
+        for name in ("killed", "whole")
+    ]
     assert [len(log) for log in logs] == [4, 4] and logs[0][0] == logs[1][0]
 
 
@@ -149,8 +159,14 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, monkeypatch):
 def test_a_process_killed_by_the_system_goes_on(tmp_path):
     """The same in earnest: the command is killed after seven steps, and the run goes on here."""
     sizes = SMALL | {"epochs": 2}
-    command = ["train", "recall", "linear_attention", "--folder", str(tmp_path / "killed"),
-               *(word for name, value in sizes.items() for word in (f"--{name}", str(value)))]
+    command = [
+        "train",
+        "recall",
+        "linear_attention",
+        "--folder",
+        str(tmp_path / "killed"),
+        *(word for name, value in sizes.items() for word in (f"--{name}", str(value))),
+    ]
     code = f"""
 import os, signal
 from experiments import harness
@@ -187,8 +203,11 @@ def test_a_graph_takes_the_same_steps(name, model, tmp_path):
     run = harness.train(small(name, model, **sizes), tmp_path / "graph")
     assert run.update.graph is not None
     plain = harness.train(small(name, model, **sizes), tmp_path / "plain", graph=False)
-    np.testing.assert_allclose([x["loss"] for x in run.log], [x["loss"] for x in plain.log],
-                               rtol=1e-2 if name == "copying" else 1e-4)
+    np.testing.assert_allclose(
+        [x["loss"] for x in run.log],
+        [x["loss"] for x in plain.log],
+        rtol=1e-2 if name == "copying" else 1e-4,
+    )
 
 
 @pytest.fixture
@@ -230,9 +249,14 @@ def test_a_graph_is_recorded_for_each_shape(graphs_of_nothing, tmp_path, monkeyp
 def test_weight_decay_spares_what_is_marked(tmp_path):
     run = harness._Run(small("char", weight_decay=0.1), tmp_path, graph=False)
     names = {id(p): name for name, p in run.model.named_parameters()}
-    spared = {names[id(p)].rpartition(".")[2] for group in run.optimizer.param_groups
-              for p in group["params"] if not group["weight_decay"]}
+    spared = {
+        names[id(p)].rpartition(".")[2]
+        for group in run.optimizer.param_groups
+        for p in group["params"]
+        if not group["weight_decay"]
+    }
     assert {"A_log", "D"} <= spared
-    decayed = [p for group in run.optimizer.param_groups if group["weight_decay"]
-               for p in group["params"]]
+    decayed = [
+        p for group in run.optimizer.param_groups if group["weight_decay"] for p in group["params"]
+    ]
     assert decayed and all(p.ndim > 1 and names[id(p)].endswith("weight") for p in decayed)

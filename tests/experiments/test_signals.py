@@ -97,14 +97,19 @@ def test_drawing_and_collecting(digits, tmp_path, monkeypatch):
     assert [bytes.fromhex(x) for x in drawn["originals"]] == [bytes(x) for x in images]
     assert {len(bytes.fromhex(x)) for x in drawn["completed"]} == {784 - 780}
     assert drawn["difference"] < 1e-4
-    (run,) = json.loads((tmp_path / "results" / "drawing-cpu.json").read_text(encoding="utf-8"))["runs"]
+    (run,) = json.loads((tmp_path / "results" / "drawing-cpu.json").read_text(encoding="utf-8"))[
+        "runs"
+    ]
     assert run["model"] == "s4" and len(run["log"]) == 1 and run["steps"] == 5
 
 
 def test_networks_have_one_size():
-    sizes = {name: networks.parameters(networks.of_signals(
-        name, 10, width=32, layers=2, dropout=0.1, pool=True, length=100))
-        for name in networks.OF_SIGNALS}
+    sizes = {
+        name: networks.parameters(
+            networks.of_signals(name, 10, width=32, layers=2, dropout=0.1, pool=True, length=100)
+        )
+        for name in networks.OF_SIGNALS
+    }
     assert max(sizes.values()) < 1.3 * min(sizes.values()), sizes
 
 

@@ -15,8 +15,15 @@ from experiments.tasks import base, make_task
 from ssm_book import data
 
 TASKS = "copying", "induction", "recall", "char"
-SMALL = {"epochs": 2, "every": 2, "length": 24, "doublings": 0, "width": 32, "layers": 1,
-         "batch": 4}
+SMALL = {
+    "epochs": 2,
+    "every": 2,
+    "length": 24,
+    "doublings": 0,
+    "width": 32,
+    "layers": 1,
+    "batch": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +57,12 @@ def answers_of_induction(inputs, vocab):
 def answers_of_recall(inputs, pairs, vocab):
     keys, values = inputs[:, : 2 * pairs : 2], inputs[:, 1 : 2 * pairs : 2]
     assert keys.max() < vocab // 2 <= values.min()
-    return np.array([[dict(zip(key, value))[x] for x in row]  # a key that came twice would be lost
-                     for key, value, row in zip(keys, values, inputs[:, 2 * pairs :])])
+    return np.array(
+        [
+            [dict(zip(key, value))[x] for x in row]  # a key that came twice would be lost
+            for key, value, row in zip(keys, values, inputs[:, 2 * pairs :])
+        ]
+    )
 
 
 CASES = {
@@ -135,7 +146,8 @@ def test_bits_are_those_of_the_text():
     inputs, targets = next(iter(task.epoch(0)))
     assert torch.equal(inputs[:, 1:], targets[:, :-1]) and inputs.shape == (4, 100)
     spells = lambda tokens, last: (  # the right letter, always: every window is in line
-        10 * torch.nn.functional.one_hot(task.test[place(tokens) + 1], task.VOCAB).float())
+        10 * torch.nn.functional.one_hot(task.test[place(tokens) + 1], task.VOCAB).float()
+    )
 
     def place(tokens):
         starts = (task.test.unfold(0, 100, 100)[:, None] == tokens).all(-1).int().argmax(0)
@@ -149,8 +161,10 @@ def test_bits_are_those_of_the_text():
 
 def test_networks_have_one_size():
     for vocab, width, layers in ((16, 64, 2), (75, 128, 4)):
-        sizes = [networks.parameters(networks.of_tokens(name, vocab, width=width, layers=layers))
-                 for name in networks.OF_TOKENS]
+        sizes = [
+            networks.parameters(networks.of_tokens(name, vocab, width=width, layers=layers))
+            for name in networks.OF_TOKENS
+        ]
         assert max(sizes) < 1.08 * min(sizes), sizes
 
 
@@ -217,8 +231,10 @@ def test_rotary_positions_are_relative():
     q, k = torch.randn(2, 1, 1, 1, 32)
 
     def product(at, before):
-        return (attention.turned(q, attention.rotations(at, 1, 32, "cpu"))
-                * attention.turned(k, attention.rotations(before, 1, 32, "cpu"))).sum()
+        return (
+            attention.turned(q, attention.rotations(at, 1, 32, "cpu"))
+            * attention.turned(k, attention.rotations(before, 1, 32, "cpu"))
+        ).sum()
 
     torch.testing.assert_close(product(2**20, 2**20 - 5), product(5, 0), rtol=1e-5, atol=1e-5)
     assert abs(product(5, 0) - product(6, 0)) > 1e-3
@@ -245,8 +261,19 @@ def test_lengths_and_collecting(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_trains(tmp_path):
-    main(["train", "recall", "lstm", "--seeds", "0", "1", "--folder", str(tmp_path),
-          *(word for name, value in SMALL.items() for word in (f"--{name}", str(value)))])
+    main(
+        [
+            "train",
+            "recall",
+            "lstm",
+            "--seeds",
+            "0",
+            "1",
+            "--folder",
+            str(tmp_path),
+            *(word for name, value in SMALL.items() for word in (f"--{name}", str(value))),
+        ]
+    )
     assert sorted(x.name for x in tmp_path.glob("*.pt")) == ["recall-lstm-0.pt", "recall-lstm-1.pt"]
 
 

@@ -29,6 +29,7 @@ def in_full_precision():
 @pytest.fixture
 def plain(monkeypatch):
     """Call a function without the kernels and without gradients."""
+
     def call(function, *args, **options):
         with monkeypatch.context() as patch, torch.no_grad():
             patch.setattr(_operators, "fuses", lambda _: False)
@@ -39,7 +40,8 @@ def plain(monkeypatch):
 
 def random(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.manual_seed(seed), dtype=torch.float64).to(
-        DEVICE, dtype)
+        DEVICE, dtype
+    )
 
 
 def assert_close(got, want, times=1):
@@ -52,8 +54,17 @@ def assert_close(got, want, times=1):
 
 # --- kernels -------------------------------------------------------------------------------------
 
-SIZES = [(1, 1, 1, 4), (2, 33, 2, 3), (3, 500, 5, 4), (2, 1, 64, 2), (3, 33, 130, 4),
-         (2, 1536, 2048, 4), (1, 500, 2051, 4), (2, 3, 1029, 9), (2, 5, 0, 4)]
+SIZES = [
+    (1, 1, 1, 4),
+    (2, 33, 2, 3),
+    (3, 500, 5, 4),
+    (2, 1, 64, 2),
+    (3, 33, 130, 4),
+    (2, 1536, 2048, 4),
+    (1, 500, 2051, 4),
+    (2, 3, 1029, 9),
+    (2, 5, 0, 4),
+]
 
 
 @pytest.mark.parametrize("b, d, L, k", SIZES)
@@ -95,8 +106,9 @@ def test_more_elements_than_32_bits_hold():
     half = torch.bfloat16
     for b, d, L in ((2, 40_000, 32_000), (1, 1, 2**31 + 1029)):
         weight = torch.ones(d, 4, device=DEVICE, dtype=half)
-        out, window = _operators.convolve(torch.ones(b, d, L, device=DEVICE, dtype=half), weight,
-                                          None, None)
+        out, window = _operators.convolve(
+            torch.ones(b, d, L, device=DEVICE, dtype=half), weight, None, None
+        )
         assert torch.equal(out[..., :4], out[:1, :1, :4].expand(b, d, 4))
         limit = functional.silu(torch.tensor(4.0)).to(half).item()
         assert (out.view(-1, L)[:, 3:].amin() == limit) and (out.amax() == limit)
@@ -111,8 +123,10 @@ def test_another_device_than_the_current_one():
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU")
     x, weight = random(2, 33, 20, seed=1), random(33, 4, seed=2)
-    first, second = (_operators.convolve(x.to(to), weight.to(to), None, None)[0].cpu()
-                     for to in ("cuda:0", "cuda:1"))
+    first, second = (
+        _operators.convolve(x.to(to), weight.to(to), None, None)[0].cpu()
+        for to in ("cuda:0", "cuda:1")
+    )
     assert torch.equal(first, second)
 
 
@@ -136,8 +150,13 @@ def run(block, hidden, pieces):
     return out, *cache
 
 
-OPTIONS = [{}, {"bias": True, "d_conv": 2}, {"conv_bias": False, "d_conv": 3}, {"d_conv": 11},
-           {"d_state": 5, "dt_rank": 7, "d_model": 33}]
+OPTIONS = [
+    {},
+    {"bias": True, "d_conv": 2},
+    {"conv_bias": False, "d_conv": 3},
+    {"d_conv": 11},
+    {"d_state": 5, "dt_rank": 7, "d_model": 33},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -156,8 +175,9 @@ def test_block(options, pieces, plain):
 def test_block_in_sixteen_bits_is_as_near_to_float32_as_pytorch_is(dtype, pieces, plain):
     block, hidden = make_block(dtype), random(3, 130, 250, dtype=dtype)
     truth = plain(run, copy.deepcopy(block).float(), hidden.float(), [130])
-    for got, simple, exact in zip(run(block, hidden, pieces), plain(run, block, hidden, pieces),
-                                  truth):
+    for got, simple, exact in zip(
+        run(block, hidden, pieces), plain(run, block, hidden, pieces), truth
+    ):
         assert got.dtype == simple.dtype
         assert (got - exact).norm() < 1.2 * (simple - exact).norm() + 1e-6 * exact.norm()
 
@@ -249,8 +269,11 @@ def test_kernels_of_a_step():
     with torch.no_grad(), torch.profiler.profile() as profile:
         model(ids[:, :1], cache)
         torch.cuda.synchronize()
-    names = [event.name for event in profile.events()
-             if event.device_type == torch.autograd.DeviceType.CUDA]
+    names = [
+        event.name
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
     ours = [name for name in names if name in ("_add_norm", "_convolve_one", "_step")]
     assert len(ours) == 3 * 3 + 1
     assert len(names) <= 3 * (7 + 2) + 8, names

@@ -32,8 +32,14 @@ def sums_and_gradients(a, b, poles, s, dout):
 
 @pytest.mark.parametrize(
     "H, K, n, F",
-    [(1, 1, 1, 1), (2, 4, 32, 785), (3, 9, 33, 1001), (2, 12, 5, 130), (70, 4, 32, 2049),
-     (1, 6, 128, 20_001)],
+    [
+        (1, 1, 1, 1),
+        (2, 4, 32, 785),
+        (3, 9, 33, 1001),
+        (2, 12, 5, 130),
+        (70, 4, 32, 2049),
+        (1, 6, 128, 20_001),
+    ],
 )
 def test_cauchy_sums(H, K, n, F):
     given = arguments(H, K, n, F)
@@ -73,8 +79,7 @@ def signals(B, L, H, outputs, dtype=torch.float32):
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-6), (torch.float64, 1e-13)])
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize(
-    "B, L, H",
-    [(1, 1, 1), (2, 63, 5), (3, 785, 130), (128, 784, 8), (1, 20_001, 3), (5, 1009, 64)],
+    "B, L, H", [(1, 1, 1), (2, 63, 5), (3, 785, 130), (128, 784, 8), (1, 20_001, 3), (5, 1009, 64)]
 )
 def test_convolution(B, L, H, outputs, dtype, error):
     given = signals(B, L, H, outputs, dtype)
@@ -87,8 +92,9 @@ def test_convolution(B, L, H, outputs, dtype, error):
 def test_convolution_in_any_strides():
     u, K, D, dy = (x.cuda() for x in signals(4, 100, 32, 1))
     want = convolution_and_gradients(u, K, D, dy)
-    got = convolution_and_gradients(u.mT.contiguous().mT, K, D, dy.transpose(0, 1).contiguous()
-                                    .transpose(0, 1))
+    got = convolution_and_gradients(
+        u.mT.contiguous().mT, K, D, dy.transpose(0, 1).contiguous().transpose(0, 1)
+    )
     assert all(torch.equal(x, y) for x, y in zip(got, want))
     same = convolution_and_gradients(u, K, D, dy[:, :1].expand_as(dy))
     want = convolution_and_gradients(u, K, D, dy[:, :1].expand_as(dy).contiguous())
@@ -170,9 +176,11 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("ssm", [lambda d: S4(d, 16), lambda d: S4D(d, 16),
-                                 lambda d: S4(d, 16, "legt", bidirectional=True)],
-                         ids=["S4", "S4D", "bidirectional"])
+@pytest.mark.parametrize(
+    "ssm",
+    [lambda d: S4(d, 16), lambda d: S4D(d, 16), lambda d: S4(d, 16, "legt", bidirectional=True)],
+    ids=["S4", "S4D", "bidirectional"],
+)
 def test_compiles(ssm, autocast):
     torch.manual_seed(0)
     model = SequenceModel(1, 1, d_model=32, n_layers=2, ssm=ssm).cuda()

@@ -94,8 +94,10 @@ def test_another_device_than_the_current_one():
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU")
     x = arguments(2, 64, 130, 16, g=2)
-    first, second = ({name: value.to(device) if torch.is_tensor(value) else value
-                      for name, value in x.items()} for device in ("cuda:0", "cuda:1"))
+    first, second = (
+        {name: value.to(device) if torch.is_tensor(value) else value for name, value in x.items()}
+        for device in ("cuda:0", "cuda:1")
+    )
     got, want = results(selective_scan_fn, second), results(selective_scan_fn, first)
     assert_same_bits(got, {name: value.to("cuda:1") for name, value in want.items()})
 
@@ -131,7 +133,8 @@ def test_step_in_a_cuda_graph():
     plain, replayed = pool.clone(), pool.clone()
     want = selective_state_update(plain, *step, softplus, state_batch_indices=slots)
     graph, y = recorded(
-        lambda: selective_state_update(replayed, *step, softplus, state_batch_indices=slots))
+        lambda: selective_state_update(replayed, *step, softplus, state_batch_indices=slots)
+    )
     replayed.copy_(pool)
     graph.replay()
     assert torch.equal(y, want) and torch.equal(replayed, plain)
@@ -150,7 +153,7 @@ def test_more_channels_and_elements_than_32_bits_and_grids_hold():
     u = torch.ones(1, d, L, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
     A, weights = -torch.ones(d, 1, device=DEVICE), torch.ones(d, 1, device=DEVICE).bfloat16()
     out = selective_scan_fn(u, torch.ones_like(u), A, weights, weights)
-    du, = torch.autograd.grad(out, u, torch.ones_like(out))
+    (du,) = torch.autograd.grad(out, u, torch.ones_like(out))
     limit = 1 / (1 - torch.exp(torch.tensor(-1.0)))  # of the state, and of its gradient backwards
     for x, end in ((out, -1), (du, 0)):
         torch.testing.assert_close(x[0, 0, end].float().cpu(), limit, rtol=2**-8, atol=0)

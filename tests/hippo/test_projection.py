@@ -106,8 +106,9 @@ def test_legs_returns_the_whole_past():
     L = 4000
     u = signal(midpoints(L, 1 / L))
     x = project(u, "legs", 24, 1 / L)
-    np.testing.assert_allclose(reconstruct(x[-1], "legs", midpoints(L, 1 / L)), u,
-                               rtol=0, atol=2e-3)
+    np.testing.assert_allclose(
+        reconstruct(x[-1], "legs", midpoints(L, 1 / L)), u, rtol=0, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("measure", ["legt", "chebt"])
@@ -116,16 +117,18 @@ def test_windows_return_the_last_theta(measure):
     L, theta = 2000, 0.5
     u = signal(midpoints(6 * L, theta / L))
     x = project(u, measure, 24, theta / L, theta=theta)[-1]
-    np.testing.assert_allclose(reconstruct(x, measure, midpoints(L, 1 / L)), u[-L:],
-                               rtol=0, atol=5e-3)
+    np.testing.assert_allclose(
+        reconstruct(x, measure, midpoints(L, 1 / L)), u[-L:], rtol=0, atol=5e-3
+    )
 
 
 def test_fout_returns_a_periodic_signal():
     L = 2000
     u = np.sin(4 * np.pi * midpoints(20 * L, 1 / L))
     x = project(u, "fout", 8, 1 / L)[-1]
-    np.testing.assert_allclose(reconstruct(x, "fout", midpoints(L, 1 / L)), u[-L:],
-                               rtol=0, atol=5e-3)
+    np.testing.assert_allclose(
+        reconstruct(x, "fout", midpoints(L, 1 / L)), u[-L:], rtol=0, atol=5e-3
+    )
 
 
 @pytest.mark.parametrize("measure", ["lagt", "glagt"])

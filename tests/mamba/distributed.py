@@ -54,8 +54,12 @@ def train(model, ids, lr=0.1, steps=3):
 
 def whole(model):
     """The parameters of a model, gathered from all processes."""
-    return {name.removeprefix("module."): (p.full_tensor() if hasattr(p, "full_tensor") else p)
-            .detach().clone() for name, p in model.named_parameters()}
+    return {
+        name.removeprefix("module."): (p.full_tensor() if hasattr(p, "full_tensor") else p)
+        .detach()
+        .clone()
+        for name, p in model.named_parameters()
+    }
 
 
 def sharded_over_plain_gradient():
@@ -122,8 +126,13 @@ def steps_of_a_sharded_block(rank):
     block, hidden = Mamba(32, 4), torch.randn(2, 6, 32)
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     for name, policy, tolerance in (
-            ("in_proj", None, 1e-5), ("x_proj", None, 1e-5), ("dt_proj", None, 1e-5),
-            ("out_proj", None, 1e-5), ("", None, 1e-5), ("", low, 2e-2)):
+        ("in_proj", None, 1e-5),
+        ("x_proj", None, 1e-5),
+        ("dt_proj", None, 1e-5),
+        ("out_proj", None, 1e-5),
+        ("", None, 1e-5),
+        ("", low, 2e-2),
+    ):
         part = copy.deepcopy(block)
         fully_shard(part.get_submodule(name), mp_policy=policy or MixedPrecisionPolicy())
         cache, other = part.allocate_inference_cache(2, 0), part.allocate_inference_cache(2, 0)
@@ -139,8 +148,10 @@ def generation_of_a_sharded_model(rank):
     ids = texts()
     with torch.no_grad():
         want, expected = make()(ids), make().generate(ids, 6)
-    for policy, tolerance in ((MixedPrecisionPolicy(), 1e-5),
-                              (MixedPrecisionPolicy(param_dtype=torch.bfloat16), 5e-2)):
+    for policy, tolerance in (
+        (MixedPrecisionPolicy(), 1e-5),
+        (MixedPrecisionPolicy(param_dtype=torch.bfloat16), 5e-2),
+    ):
         model = make()
         for layer in model.backbone.layers:
             fully_shard(layer, mp_policy=policy)
@@ -153,8 +164,14 @@ def generation_of_a_sharded_model(rank):
             assert torch.equal(model.generate(ids, 6), expected)
 
 
-CHECKS = [data_parallel, sharded, sharded_in_bfloat16, sharded_projections,
-          steps_of_a_sharded_block, generation_of_a_sharded_model]
+CHECKS = [
+    data_parallel,
+    sharded,
+    sharded_in_bfloat16,
+    sharded_projections,
+    steps_of_a_sharded_block,
+    generation_of_a_sharded_model,
+]
 
 
 def run(rank, port):

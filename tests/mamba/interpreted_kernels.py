@@ -32,9 +32,13 @@ def assert_close(got, want):
 def convolved(x, weight, bias, before):
     """The definition in the block, in float32 and rounded once; the window in full."""
     padded = torch.cat([before.to(x.dtype), x], dim=-1)
-    y = functional.conv1d(padded.float(), weight.float()[:, None],
-                          None if bias is None else bias.float(), groups=x.shape[1])[..., 1:]
-    return functional.silu(y).to(x.dtype), padded[..., -weight.shape[1]:]
+    y = functional.conv1d(
+        padded.float(),
+        weight.float()[:, None],
+        None if bias is None else bias.float(),
+        groups=x.shape[1],
+    )[..., 1:]
+    return functional.silu(y).to(x.dtype), padded[..., -weight.shape[1] :]
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +52,19 @@ def poisoned():
 # --- the convolution -----------------------------------------------------------------------------
 
 # One channel and many, less than the eight samples of a thread, one tile and two of them.
-SIZES = [(1, 1, 1, 4), (2, 33, 2, 3), (3, 33, 5, 4), (2, 1, 64, 2), (1, 500, 5, 4), (1, 33, 130, 4),
-         (1, 500, 130, 2), (1, 2, 1029, 4), (2, 3, 17, 9), (2, 3, 16, 1), (2, 5, 0, 4)]
+SIZES = [
+    (1, 1, 1, 4),
+    (2, 33, 2, 3),
+    (3, 33, 5, 4),
+    (2, 1, 64, 2),
+    (1, 500, 5, 4),
+    (1, 33, 130, 4),
+    (1, 500, 130, 2),
+    (1, 2, 1029, 4),
+    (2, 3, 17, 9),
+    (2, 3, 16, 1),
+    (2, 5, 0, 4),
+]
 
 
 @pytest.mark.parametrize("b, d, L, k", SIZES)
@@ -88,8 +103,9 @@ def test_convolution_of_any_strides(order):
     assert torch.equal(got[1], want[1])
 
 
-@pytest.mark.parametrize("b, d, k", [(1, 1, 4), (3, 33, 2), (2, 500, 3), (2, 129, 1), (0, 5, 4),
-                                     (1, 7, 12)])
+@pytest.mark.parametrize(
+    "b, d, k", [(1, 1, 4), (3, 33, 2), (2, 500, 3), (2, 129, 1), (0, 5, 4), (1, 7, 12)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_steps_of_the_convolution(b, d, k, dtype):
     """With samples that are slices and a state of other strides."""
@@ -139,8 +155,9 @@ def test_a_norm_of_no_rows():
 @pytest.fixture
 def fused(monkeypatch):
     """The kernels run on the CPU where a GPU would take them."""
-    monkeypatch.setattr(_operators, "fuses", lambda x: not torch.is_grad_enabled()
-                        and x.dtype != torch.float64)
+    monkeypatch.setattr(
+        _operators, "fuses", lambda x: not torch.is_grad_enabled() and x.dtype != torch.float64
+    )
 
 
 def test_operators_keep_their_rules():
@@ -153,8 +170,13 @@ def test_operators_keep_their_rules():
         torch.library.opcheck(operators.add_rms_norm, (x, added, random(9), 1e-5))
 
 
-OPTIONS = [{}, {"bias": True, "d_conv": 2}, {"conv_bias": False, "d_conv": 3}, {"d_conv": 1},
-           {"d_conv": 11}]
+OPTIONS = [
+    {},
+    {"bias": True, "d_conv": 2},
+    {"conv_bias": False, "d_conv": 3},
+    {"d_conv": 1},
+    {"d_conv": 11},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -173,8 +195,11 @@ def test_the_block_in_pieces(options, pieces, fused):
 
 def make(**options):
     torch.manual_seed(0)
-    model = MambaLM(MambaConfig(**{"d_model": 8, "n_layer": 3, "vocab_size": 29,
-                                   "ssm_cfg": {"d_state": 3}, **options}))
+    model = MambaLM(
+        MambaConfig(
+            **{"d_model": 8, "n_layer": 3, "vocab_size": 29, "ssm_cfg": {"d_state": 3}, **options}
+        )
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

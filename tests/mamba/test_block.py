@@ -52,8 +52,15 @@ def signal(b=2, L=11, d=6, dtype=torch.float64, seed=1):
     return torch.randn(b, L, d, dtype=torch.float64, generator=torch.manual_seed(seed)).to(dtype)
 
 
-OPTIONS = [{}, {"bias": True}, {"conv_bias": False}, {"d_conv": 1}, {"d_conv": 7, "d_state": 1},
-           {"expand": 1.5, "dt_rank": 2}, {"d_state": 16, "dt_init": "constant", "bias": True}]
+OPTIONS = [
+    {},
+    {"bias": True},
+    {"conv_bias": False},
+    {"d_conv": 1},
+    {"d_conv": 7, "d_state": 1},
+    {"expand": 1.5, "dt_rank": 2},
+    {"d_state": 16, "dt_init": "constant", "bias": True},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -193,18 +200,31 @@ def test_decays_start_at_whole_numbers_and_the_rank_is_a_sixteenth():
 def test_names_and_shapes_are_those_of_the_published_checkpoints():
     shapes = {name: tuple(x.shape) for name, x in Mamba(768).state_dict().items()}
     assert shapes == {
-        "A_log": (1536, 16), "D": (1536,), "in_proj.weight": (3072, 768),
-        "conv1d.weight": (1536, 1, 4), "conv1d.bias": (1536,), "x_proj.weight": (80, 1536),
-        "dt_proj.weight": (1536, 48), "dt_proj.bias": (1536,), "out_proj.weight": (768, 1536),
+        "A_log": (1536, 16),
+        "D": (1536,),
+        "in_proj.weight": (3072, 768),
+        "conv1d.weight": (1536, 1, 4),
+        "conv1d.bias": (1536,),
+        "x_proj.weight": (80, 1536),
+        "dt_proj.weight": (1536, 48),
+        "dt_proj.bias": (1536,),
+        "out_proj.weight": (768, 1536),
     }
 
 
 # ------------------------------------------------------------------------------------ precision
 
 
-@pytest.mark.parametrize("convert", [lambda m: m.to(torch.bfloat16), lambda m: m.half(),
-                                     lambda m: m.bfloat16(), lambda m: m.double().bfloat16(),
-                                     lambda m: torch.nn.Sequential(m).to(torch.bfloat16)[0]])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda m: m.to(torch.bfloat16),
+        lambda m: m.half(),
+        lambda m: m.bfloat16(),
+        lambda m: m.double().bfloat16(),
+        lambda m: torch.nn.Sequential(m).to(torch.bfloat16)[0],
+    ],
+)
 def test_decays_and_steps_stay_in_float32(convert):
     model = make(torch.float32)
     model(signal(dtype=torch.float32)).sum().backward()
@@ -259,8 +279,12 @@ def test_autocast():
 
 def test_marks_outlive_copies_and_conversions():
     model = Mamba(8)
-    for kind in (model, copy.deepcopy(model), copy.deepcopy(model).bfloat16(),
-                 Mamba(8, device="meta").to_empty(device="cpu")):
+    for kind in (
+        model,
+        copy.deepcopy(model),
+        copy.deepcopy(model).bfloat16(),
+        Mamba(8, device="meta").to_empty(device="cpu"),
+    ):
         assert kind.A_log._no_weight_decay and kind.D._no_weight_decay
         assert kind.dt_proj.bias._no_reinit
         assert not hasattr(kind.in_proj.weight, "_no_weight_decay")
@@ -274,7 +298,9 @@ def test_the_block_compiles_without_a_break(packed):
     model, hidden = make(torch.float32), signal(b=1, dtype=torch.float32)
     bounds = torch.tensor([0, 4, 11], dtype=torch.int32) if packed else None
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(hidden, cu_seqlens=bounds), model(hidden, cu_seqlens=bounds))
+    torch.testing.assert_close(
+        compiled(hidden, cu_seqlens=bounds), model(hidden, cu_seqlens=bounds)
+    )
     compiled(hidden, cu_seqlens=bounds).sum().backward()
     grads = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -323,14 +349,30 @@ CACHE = (torch.zeros(2, 12, 4).double(), torch.zeros(2, 12, 3).double())
         ({"cache": (CACHE[0], CACHE[1][:1])}, ValueError, "ssm_state has shape .*rows = 2"),
         ({"cu_seqlens": torch.tensor([0, 11])}, TypeError, "cu_seqlens has dtype int64"),
         ({"cu_seqlens": torch.tensor([0, 11]).int()}, ValueError, "hidden_states has batch size 2"),
-        ({"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0, 12]).int()}, ValueError,
-         r"cu_seqlens runs from 0 to 12, expected from 0 to .* 11"),
-        ({"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0, 7, 3, 11]).int()},
-         ValueError, "expected boundaries that do not fall"),
-        ({"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0]).int()}, ValueError,
-         r"cu_seqlens has shape \(1,\)"),
-        ({"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0, 4, 11]).int(),
-          "cache": (CACHE[0][:1], CACHE[1][:1])}, ValueError, "conv_state has shape .*rows = 2"),
+        (
+            {"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0, 12]).int()},
+            ValueError,
+            r"cu_seqlens runs from 0 to 12, expected from 0 to .* 11",
+        ),
+        (
+            {"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0, 7, 3, 11]).int()},
+            ValueError,
+            "expected boundaries that do not fall",
+        ),
+        (
+            {"hidden_states": signal(b=1), "cu_seqlens": torch.tensor([0]).int()},
+            ValueError,
+            r"cu_seqlens has shape \(1,\)",
+        ),
+        (
+            {
+                "hidden_states": signal(b=1),
+                "cu_seqlens": torch.tensor([0, 4, 11]).int(),
+                "cache": (CACHE[0][:1], CACHE[1][:1]),
+            },
+            ValueError,
+            "conv_state has shape .*rows = 2",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, error, message):

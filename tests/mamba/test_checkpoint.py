@@ -13,14 +13,26 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 from ssm_core.mamba import MambaConfig, MambaLM
 
 V = 29  # padded to 32
-BLOCKS = [{}, {"bias": True, "conv_bias": False, "d_state": 5, "d_conv": 3, "expand": 3,
-               "dt_rank": 2, "dt_init": "constant", "dt_max": 0.2}]
+BLOCKS = [
+    {},
+    {
+        "bias": True,
+        "conv_bias": False,
+        "d_state": 5,
+        "d_conv": 3,
+        "expand": 3,
+        "dt_rank": 2,
+        "dt_init": "constant",
+        "dt_max": 0.2,
+    },
+]
 
 
 def make(seed=0, dtype=torch.float32, **options):
     torch.manual_seed(seed)
-    model = MambaLM(MambaConfig(**{"d_model": 16, "n_layer": 3, "vocab_size": V, **options}),
-                    dtype=dtype).eval()
+    model = MambaLM(
+        MambaConfig(**{"d_model": 16, "n_layer": 3, "vocab_size": V, **options}), dtype=dtype
+    ).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 1.0 if "embedding" in name or "lm_head" in name else 0.1
@@ -61,13 +73,18 @@ def assert_same_model(ours, theirs):
     for model in (ours, theirs):
         out = model(ids)
         logits = out if model is ours else out.logits
-        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    grads = {name.replace("embeddings", "embedding"): p.grad for name, p in theirs.named_parameters()}
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        ).backward()
+    grads = {
+        name.replace("embeddings", "embedding"): p.grad for name, p in theirs.named_parameters()
+    }
     assert grads.keys() == {name for name, _ in ours.named_parameters()}
     for name, parameter in ours.named_parameters():
         assert relative(parameter.grad, grads[name]) < 1e-4, name
-    expected = theirs.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None,
-                               pad_token_id=0)
+    expected = theirs.generate(
+        ids, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert torch.equal(ours.generate(ids, 20), expected)
 
 
@@ -75,23 +92,36 @@ def assert_same_model(ours, theirs):
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_transformers_loads_what_is_saved(transformers, tmp_path, block, tie_embeddings):
     # V is a multiple of 1: their tokens are all rows of the table.
-    ours = make(ssm_cfg=block, tie_embeddings=tie_embeddings, pad_vocab_size_multiple=1,
-                norm_epsilon=1e-3)
+    ours = make(
+        ssm_cfg=block, tie_embeddings=tie_embeddings, pad_vocab_size_multiple=1, norm_epsilon=1e-3
+    )
     ours.save_pretrained(tmp_path)
-    theirs, info = transformers.MambaForCausalLM.from_pretrained(
-        tmp_path, output_loading_info=True)
+    theirs, info = transformers.MambaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_same_model(ours, theirs.eval())
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"use_bias": True, "use_conv_bias": False, "state_size": 5, "conv_kernel": 3,
-         "time_step_rank": 2, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "use_bias": True,
+            "use_conv_bias": False,
+            "state_size": 5,
+            "conv_kernel": 3,
+            "time_step_rank": 2,
+            "tie_word_embeddings": False,
+            "layer_norm_epsilon": 1e-3,
+        },
+    ],
+)
 @pytest.mark.parametrize("shards", [False, True])
 def test_what_transformers_saves_is_loaded(transformers, tmp_path, options, shards):
     torch.manual_seed(0)
-    theirs = transformers.MambaForCausalLM(transformers.MambaConfig(
-        vocab_size=V, hidden_size=16, num_hidden_layers=3, **options)).eval()
+    theirs = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=V, hidden_size=16, num_hidden_layers=3, **options)
+    ).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -116,10 +146,15 @@ def test_a_bfloat16_model_keeps_its_dtypes(transformers, tmp_path):
 
 @pytest.mark.parametrize("mixer_rms_eps", [1e-6, 1e-2])
 @pytest.mark.parametrize("tie_embeddings", [True, False])
-def test_transformers_loads_falcon_mamba_as_it_is_saved(transformers, tmp_path, mixer_rms_eps,
-                                                        tie_embeddings):
-    ours = make(ssm_cfg={"mixer_rms_eps": mixer_rms_eps, "dt_rank": 3}, norm_epsilon=1e-3,
-                tie_embeddings=tie_embeddings, pad_vocab_size_multiple=1)
+def test_transformers_loads_falcon_mamba_as_it_is_saved(
+    transformers, tmp_path, mixer_rms_eps, tie_embeddings
+):
+    ours = make(
+        ssm_cfg={"mixer_rms_eps": mixer_rms_eps, "dt_rank": 3},
+        norm_epsilon=1e-3,
+        tie_embeddings=tie_embeddings,
+        pad_vocab_size_multiple=1,
+    )
     ours.save_pretrained(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(theirs) is transformers.FalconMambaForCausalLM
@@ -127,12 +162,23 @@ def test_transformers_loads_falcon_mamba_as_it_is_saved(transformers, tmp_path, 
     assert same(ours, MambaLM.from_pretrained(tmp_path))
 
 
-@pytest.mark.parametrize("options", [{}, {"mixer_rms_eps": 1e-2, "tie_word_embeddings": False,
-                                          "use_bias": True, "time_step_rank": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "mixer_rms_eps": 1e-2,
+            "tie_word_embeddings": False,
+            "use_bias": True,
+            "time_step_rank": 3,
+        },
+    ],
+)
 def test_falcon_mamba_as_transformers_saves_it_is_loaded(transformers, tmp_path, options):
     torch.manual_seed(0)
-    theirs = transformers.FalconMambaForCausalLM(transformers.FalconMambaConfig(
-        vocab_size=V, hidden_size=16, num_hidden_layers=3, **options)).eval()
+    theirs = transformers.FalconMambaForCausalLM(
+        transformers.FalconMambaConfig(vocab_size=V, hidden_size=16, num_hidden_layers=3, **options)
+    ).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -143,8 +189,12 @@ def test_falcon_mamba_as_transformers_saves_it_is_loaded(transformers, tmp_path,
     assert_same_model(ours, theirs)
     # In the published 7B, expand is 16 and intermediate_size twice the hidden size: it counts.
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "expand": 16,
-                                "intermediate_size": 32}), encoding="utf-8")
+    file.write_text(
+        json.dumps(
+            {**json.loads(file.read_text(encoding="utf-8")), "expand": 16, "intermediate_size": 32}
+        ),
+        encoding="utf-8",
+    )
     assert same(ours, MambaLM.from_pretrained(tmp_path))
 
 
@@ -169,8 +219,9 @@ def test_rows_that_are_not_tokens_stay_so(transformers, tmp_path):
     theirs = transformers.MambaForCausalLM.from_pretrained(tmp_path / "transformers").eval()
     assert relative(ours(ids), theirs(ids).logits) < 1e-5
     assert theirs.generation_config.eos_token_id == [3, 49]
-    found = theirs.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None,
-                            pad_token_id=0)
+    found = theirs.generate(
+        ids, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert torch.equal(found, expected)
     theirs.save_pretrained(tmp_path / "through them")
     check(tmp_path / "through them")
@@ -185,43 +236,103 @@ def test_rows_that_are_not_tokens_stay_so(transformers, tmp_path):
 
 # Fields of class MambaConfig in mamba_ssm/models/config_mamba.py of the authors' package, version
 # 2.2, whose loader calls MambaConfig(**config): one more or with another name is an error there.
-AUTHORS_FIELDS = {"d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx",
-                  "attn_cfg", "rms_norm", "residual_in_fp32", "fused_add_norm",
-                  "pad_vocab_size_multiple", "tie_embeddings"}
+AUTHORS_FIELDS = {
+    "d_model",
+    "d_intermediate",
+    "n_layer",
+    "vocab_size",
+    "ssm_cfg",
+    "attn_layer_idx",
+    "attn_cfg",
+    "rms_norm",
+    "residual_in_fp32",
+    "fused_add_norm",
+    "pad_vocab_size_multiple",
+    "tie_embeddings",
+}
 # Arguments of class Mamba in mamba_ssm/modules/mamba_simple.py there, which takes **ssm_cfg; the
 # name of the block, "layer", is taken out before.
-AUTHORS_OPTIONS = {"d_state", "d_conv", "expand", "dt_rank", "dt_min", "dt_max", "dt_init",
-                   "dt_scale", "dt_init_floor", "conv_bias", "bias", "use_fast_path", "layer"}
+AUTHORS_OPTIONS = {
+    "d_state",
+    "d_conv",
+    "expand",
+    "dt_rank",
+    "dt_min",
+    "dt_max",
+    "dt_init",
+    "dt_scale",
+    "dt_init_floor",
+    "conv_bias",
+    "bias",
+    "use_fast_path",
+    "layer",
+}
 # Weights of state-spaces/mamba-130m, without the number of the layer.
-AUTHORS_WEIGHTS = {"backbone.embedding.weight", "backbone.norm_f.weight", "lm_head.weight", *(
-    f"backbone.layers.0.{name}" for name in (
-        "norm.weight", "mixer.A_log", "mixer.D", "mixer.in_proj.weight", "mixer.conv1d.weight",
-        "mixer.conv1d.bias", "mixer.x_proj.weight", "mixer.dt_proj.weight", "mixer.dt_proj.bias",
-        "mixer.out_proj.weight"))}
+AUTHORS_WEIGHTS = {
+    "backbone.embedding.weight",
+    "backbone.norm_f.weight",
+    "lm_head.weight",
+    *(
+        f"backbone.layers.0.{name}"
+        for name in (
+            "norm.weight",
+            "mixer.A_log",
+            "mixer.D",
+            "mixer.in_proj.weight",
+            "mixer.conv1d.weight",
+            "mixer.conv1d.bias",
+            "mixer.x_proj.weight",
+            "mixer.dt_proj.weight",
+            "mixer.dt_proj.bias",
+            "mixer.out_proj.weight",
+        )
+    ),
+}
 
 
 def test_the_authors_loader_accepts_what_is_written(tmp_path):
-    model = make(n_layer=1, eos_token_id=7, initializer_range=0.3, rescale_prenorm_residual=False,
-                 ssm_cfg={"layer": "Mamba1", "d_state": 5, "use_fast_path": False})
+    model = make(
+        n_layer=1,
+        eos_token_id=7,
+        initializer_range=0.3,
+        rescale_prenorm_residual=False,
+        ssm_cfg={"layer": "Mamba1", "d_state": 5, "use_fast_path": False},
+    )
     model.save_pretrained(tmp_path, layout="state-spaces")
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert set(config) == AUTHORS_FIELDS
     assert set(config["ssm_cfg"]) <= AUTHORS_OPTIONS
-    assert config == {"d_model": 16, "d_intermediate": 0, "n_layer": 1, "vocab_size": V,
-                      "ssm_cfg": {"layer": "Mamba1", "d_state": 5, "use_fast_path": False},
-                      "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True,
-                      "residual_in_fp32": True, "fused_add_norm": True,
-                      "pad_vocab_size_multiple": 8, "tie_embeddings": True}
+    assert config == {
+        "d_model": 16,
+        "d_intermediate": 0,
+        "n_layer": 1,
+        "vocab_size": V,
+        "ssm_cfg": {"layer": "Mamba1", "d_state": 5, "use_fast_path": False},
+        "attn_layer_idx": [],
+        "attn_cfg": {},
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 8,
+        "tie_embeddings": True,
+    }
     assert set(torch.load(tmp_path / "pytorch_model.bin", weights_only=True)) == AUTHORS_WEIGHTS
-    assert json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] == 7
+    assert (
+        json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))[
+            "eos_token_id"
+        ]
+        == 7
+    )
     back = MambaLM.from_pretrained(tmp_path)
     assert back.config.eos_token_id == 7 and same(model, back)
     assert torch.equal(back(text()), model(text()))
 
 
 def test_what_the_authors_layout_cannot_say_is_refused(tmp_path):
-    for odd, message in ((make(norm_epsilon=1e-3), "norm_epsilon is 0.001, expected 1e-05"),
-                         (make(ssm_cfg={"mixer_rms_eps": 1e-6}), "mixer_rms_eps is 1e-06")):
+    for odd, message in (
+        (make(norm_epsilon=1e-3), "norm_epsilon is 0.001, expected 1e-05"),
+        (make(ssm_cfg={"mixer_rms_eps": 1e-6}), "mixer_rms_eps is 1e-06"),
+    ):
         with pytest.raises(ValueError, match=message):
             odd.save_pretrained(tmp_path / "none", layout="state-spaces")
     assert not (tmp_path / "none").exists()
@@ -232,8 +343,13 @@ def test_what_the_authors_layout_cannot_say_is_refused(tmp_path):
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 def test_models_come_back_as_they_were(tmp_path, layout, block, tie_embeddings, dtype):
-    model = make(ssm_cfg=block, tie_embeddings=tie_embeddings, dtype=dtype, eos_token_id=[3, 4],
-                 residual_in_fp32=False)
+    model = make(
+        ssm_cfg=block,
+        tie_embeddings=tie_embeddings,
+        dtype=dtype,
+        eos_token_id=[3, 4],
+        residual_in_fp32=False,
+    )
     model.save_pretrained(tmp_path / "new" / "folder", layout=layout)
     back = MambaLM.from_pretrained(str(tmp_path / "new" / "folder"))
     assert same(model, back) and not back.training
@@ -243,16 +359,20 @@ def test_models_come_back_as_they_were(tmp_path, layout, block, tie_embeddings, 
     assert mixer.A_log._no_weight_decay and mixer.dt_proj.bias._no_reinit
     assert torch.equal(model(text()), back(text()))
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
-        "config.json", "generation_config.json",
-        "model.safetensors" if layout == "transformers" else "pytorch_model.bin"]
+        "config.json",
+        "generation_config.json",
+        "model.safetensors" if layout == "transformers" else "pytorch_model.bin",
+    ]
 
 
 def test_what_transformers_does_not_have_comes_back_in_the_other_layout(tmp_path):
     model = make(rms_norm=False)
     model.save_pretrained(tmp_path, layout="state-spaces")
     assert same(model, MambaLM.from_pretrained(tmp_path))
-    for odd, message in ((model, "rms_norm is False, expected True"),
-                         (make(ssm_cfg={"expand": 1.5}), "expand is 1.5, expected a whole number")):
+    for odd, message in (
+        (model, "rms_norm is False, expected True"),
+        (make(ssm_cfg={"expand": 1.5}), "expand is 1.5, expected a whole number"),
+    ):
         with pytest.raises(ValueError, match=message):
             odd.save_pretrained(tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -261,20 +381,42 @@ def test_what_transformers_does_not_have_comes_back_in_the_other_layout(tmp_path
 def test_a_folder_as_the_authors_publish_it(tmp_path):
     """The files of state-spaces/mamba-130m, made small: no field says that the head is tied."""
     model = make(pad_vocab_size_multiple=8)
-    (tmp_path / "config.json").write_text(json.dumps({
-        "d_model": 16, "n_layer": 3, "vocab_size": V, "ssm_cfg": {}, "rms_norm": True,
-        "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "d_model": 16,
+                "n_layer": 3,
+                "vocab_size": V,
+                "ssm_cfg": {},
+                "rms_norm": True,
+                "residual_in_fp32": True,
+                "fused_add_norm": True,
+                "pad_vocab_size_multiple": 8,
+            }
+        ),
+        encoding="utf-8",
+    )
     state = {name: x.clone() for name, x in model.state_dict().items()}
-    assert {"backbone.embedding.weight", "lm_head.weight", "backbone.norm_f.weight",
-            "backbone.layers.2.mixer.A_log", "backbone.layers.2.norm.weight"} < set(state)
+    assert {
+        "backbone.embedding.weight",
+        "lm_head.weight",
+        "backbone.norm_f.weight",
+        "backbone.layers.2.mixer.A_log",
+        "backbone.layers.2.norm.weight",
+    } < set(state)
     torch.save(state, tmp_path / "pytorch_model.bin")
     assert same(model, MambaLM.from_pretrained(tmp_path))
     assert same(model, MambaLM.from_pretrained(tmp_path / "pytorch_model.bin"))
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert same(model, MambaLM.from_pretrained(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    config.update(d_intermediate=0, attn_layer_idx=[], attn_cfg={}, tie_embeddings=True,
-                  ssm_cfg={"layer": "Mamba1"})  # as the newer package writes it
+    config.update(
+        d_intermediate=0,
+        attn_layer_idx=[],
+        attn_cfg={},
+        tie_embeddings=True,
+        ssm_cfg={"layer": "Mamba1"},
+    )  # as the newer package writes it
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert same(model, MambaLM.from_pretrained(tmp_path))
 
@@ -282,17 +424,48 @@ def test_a_folder_as_the_authors_publish_it(tmp_path):
 def test_a_folder_as_transformers_published_it_first(tmp_path):
     """The files of state-spaces/mamba-130m-hf, made small, with PyTorch's file of weights."""
     model = make(pad_vocab_size_multiple=1, vocab_size=32)
-    (tmp_path / "config.json").write_text(json.dumps({
-        "architectures": ["MambaForCausalLM"], "bos_token_id": 0, "conv_kernel": 4, "d_inner": 32,
-        "d_model": 16, "eos_token_id": 0, "expand": 2, "fused_add_norm": True,
-        "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.1, "intermediate_size": 32,
-        "layer_norm_epsilon": 1e-05, "model_type": "mamba", "n_layer": 3, "num_hidden_layers": 3,
-        "pad_token_id": 0, "pad_vocab_size_multiple": 8, "rescale_prenorm_residual": False,
-        "residual_in_fp32": True, "rms_norm": True, "ssm_cfg": {}, "state_size": 16,
-        "time_step_floor": 0.0001, "time_step_init_scheme": "random", "time_step_max": 0.1,
-        "time_step_min": 0.001, "time_step_rank": 1, "time_step_scale": 1.0,
-        "torch_dtype": "float32", "transformers_version": "4.39.0.dev0", "use_bias": False,
-        "use_cache": True, "use_conv_bias": True, "vocab_size": 32}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["MambaForCausalLM"],
+                "bos_token_id": 0,
+                "conv_kernel": 4,
+                "d_inner": 32,
+                "d_model": 16,
+                "eos_token_id": 0,
+                "expand": 2,
+                "fused_add_norm": True,
+                "hidden_act": "silu",
+                "hidden_size": 16,
+                "initializer_range": 0.1,
+                "intermediate_size": 32,
+                "layer_norm_epsilon": 1e-05,
+                "model_type": "mamba",
+                "n_layer": 3,
+                "num_hidden_layers": 3,
+                "pad_token_id": 0,
+                "pad_vocab_size_multiple": 8,
+                "rescale_prenorm_residual": False,
+                "residual_in_fp32": True,
+                "rms_norm": True,
+                "ssm_cfg": {},
+                "state_size": 16,
+                "time_step_floor": 0.0001,
+                "time_step_init_scheme": "random",
+                "time_step_max": 0.1,
+                "time_step_min": 0.001,
+                "time_step_rank": 1,
+                "time_step_scale": 1.0,
+                "torch_dtype": "float32",
+                "transformers_version": "4.39.0.dev0",
+                "use_bias": False,
+                "use_cache": True,
+                "use_conv_bias": True,
+                "vocab_size": 32,
+            }
+        ),
+        encoding="utf-8",
+    )
     state = {name.replace("embedding.", "embeddings."): x for name, x in model.state_dict().items()}
     torch.save(state, tmp_path / "pytorch_model.bin")
     back = MambaLM.from_pretrained(tmp_path)
@@ -410,20 +583,40 @@ EMBEDDING = "backbone.embeddings?.weight"
     ("change", "message"),
     [
         (lambda s: s.pop("backbone.norm_f.weight"), "missing backbone.norm_f.weight$"),
-        (lambda s: s.pop(next(k for k in s if "embedding" in k)), "missing backbone.embedding.weight"),
+        (
+            lambda s: s.pop(next(k for k in s if "embedding" in k)),
+            "missing backbone.embedding.weight",
+        ),
         (lambda s: s.update(extra=torch.ones(2)), "not expected extra$"),
-        (lambda s: [s.update({f"backbone.layers.{i}.x": torch.ones(2)}) for i in range(9)],
-         "not expected backbone.layers.0.x, .* and 4 more"),
-        (lambda s: s.update({"backbone.norm_f.weight": torch.ones(17)}),
-         r"backbone.norm_f.weight has shape \(17,\), expected \(16,\)"),
-        (lambda s: s.update({"backbone.layers.1.mixer.D": torch.ones(32).int()}),
-         "mixer.D has dtype torch.*, expected floating-point"),
-        (lambda s: s["backbone.layers.1.mixer.D"].fill_(torch.nan),
-         "numbers in backbone.layers.1.mixer.D that are not finite"),
-        (lambda s: s.update({"lm_head.weight": torch.ones(32, 16)}),
-         "lm_head.weight that differs from backbone.embedding.weight"),
-        (lambda s: s.update({"backbone.embedding.weight": torch.ones(32, 16),
-                             "backbone.embeddings.weight": torch.ones(32, 16)}), "expected one"),
+        (
+            lambda s: [s.update({f"backbone.layers.{i}.x": torch.ones(2)}) for i in range(9)],
+            "not expected backbone.layers.0.x, .* and 4 more",
+        ),
+        (
+            lambda s: s.update({"backbone.norm_f.weight": torch.ones(17)}),
+            r"backbone.norm_f.weight has shape \(17,\), expected \(16,\)",
+        ),
+        (
+            lambda s: s.update({"backbone.layers.1.mixer.D": torch.ones(32).int()}),
+            "mixer.D has dtype torch.*, expected floating-point",
+        ),
+        (
+            lambda s: s["backbone.layers.1.mixer.D"].fill_(torch.nan),
+            "numbers in backbone.layers.1.mixer.D that are not finite",
+        ),
+        (
+            lambda s: s.update({"lm_head.weight": torch.ones(32, 16)}),
+            "lm_head.weight that differs from backbone.embedding.weight",
+        ),
+        (
+            lambda s: s.update(
+                {
+                    "backbone.embedding.weight": torch.ones(32, 16),
+                    "backbone.embeddings.weight": torch.ones(32, 16),
+                }
+            ),
+            "expected one",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(folder, change, message):
@@ -441,8 +634,11 @@ def test_tensors_that_do_not_fit_are_named(folder, change, message):
         ("transformers", {"state_size": 8}, "A_log has shape"),
         ("transformers", {"use_bias": True}, "missing backbone.layers.0.mixer.in_proj.bias"),
         ("transformers", {"tie_word_embeddings": False}, "missing lm_head.weight"),
-        ("transformers", {"model_type": "mamba2"},
-         "type 'mamba2', expected one of: mamba, falcon_mamba"),
+        (
+            "transformers",
+            {"model_type": "mamba2"},
+            "type 'mamba2', expected one of: mamba, falcon_mamba",
+        ),
         ("transformers", {"unpadded_vocab_size": 33}, "unpadded_vocab_size 33, expected at most"),
         ("transformers", {"hidden_act": "gelu"}, "hidden_act 'gelu', expected 'silu'"),
         ("transformers", {"intermediate_size": 48}, "intermediate_size 48, expected .* = 32"),
@@ -542,7 +738,9 @@ def test_a_failed_save_leaves_what_was_there(folder, monkeypatch):
     for target in ("torch.save", "safetensors.torch.save_file", "json.dumps"):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)
-            if target != ("torch.save" if layout == "transformers" else "safetensors.torch.save_file"):
+            if target != (
+                "torch.save" if layout == "transformers" else "safetensors.torch.save_file"
+            ):
                 with pytest.raises(OSError, match="no space left"):
                     make(seed=5).save_pretrained(folder, layout=layout)
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -561,6 +759,7 @@ def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
             with open(file, "r+b") as opened:
                 opened.truncate(os.path.getsize(file) // 2)
             raise OSError(28, "No space left on device")
+
         return full
 
     monkeypatch.setattr("torch.save", half(torch.save))
@@ -579,9 +778,11 @@ def test_what_is_not_a_whole_published_model_is_not_written(tmp_path):
     model.lm_head = torch.nn.Linear(16, 40, bias=False)
     other = make()
     other.extra = torch.nn.Linear(2, 2)
-    for odd, message in ((model, r"lm_head.weight has shape \(40, 16\), expected \(32, 16\)"),
-                         (other, "published weights: not expected extra.weight, extra.bias"),
-                         (MambaLM(make().config, device="meta"), "is on the device meta")):
+    for odd, message in (
+        (model, r"lm_head.weight has shape \(40, 16\), expected \(32, 16\)"),
+        (other, "published weights: not expected extra.weight, extra.bias"),
+        (MambaLM(make().config, device="meta"), "is on the device meta"),
+    ):
         with pytest.raises(ValueError, match=message):
             odd.save_pretrained(tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -20,8 +20,9 @@ PROMPT = "Mé–雨🌧 go"  # no two bytes are the same
 def folder(tmp_path):
     """A model with a tokenizer of single bytes: most characters of the prompt take several tokens."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(
-        {letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, [])
+    )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -88,8 +89,10 @@ def test_draws_repeat_with_their_seed(folder, capsys):
     ("damage", "message"),
     [
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist, expected the"),
-        (lambda f: (f / "tokenizer.json").write_text("{}", encoding="utf-8"),
-         "tokenizer.json is no tokenizer"),
+        (
+            lambda f: (f / "tokenizer.json").write_text("{}", encoding="utf-8"),
+            "tokenizer.json is no tokenizer",
+        ),
         (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "truncated, corrupt"),
     ],
@@ -110,9 +113,22 @@ def test_bad_options_are_named(folder, capsys):
 
 def test_the_command_runs_as_a_module(folder):
     run = subprocess.run(
-        [sys.executable, "-m", "ssm_core.mamba", "generate", "--model", folder, "--prompt", "a",
-         "--max-new-tokens", "3"],
-        capture_output=True, check=False, env={**os.environ, "PYTHONUTF8": "1"})
+        [
+            sys.executable,
+            "-m",
+            "ssm_core.mamba",
+            "generate",
+            "--model",
+            folder,
+            "--prompt",
+            "a",
+            "--max-new-tokens",
+            "3",
+        ],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(b"a") and run.stdout.endswith(b"\n")
 
@@ -120,10 +136,22 @@ def test_the_command_runs_as_a_module(folder):
 def test_a_terminal_of_few_letters_shows_what_it_can(folder):
     n = repeat(folder)
     run = subprocess.run(
-        [sys.executable, "-m", "ssm_core.mamba", "generate", "--model", folder, "--prompt", PROMPT,
-         "--max-new-tokens", str(n)],
-        capture_output=True, check=False,
-        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "cp1252"})
+        [
+            sys.executable,
+            "-m",
+            "ssm_core.mamba",
+            "generate",
+            "--model",
+            folder,
+            "--prompt",
+            PROMPT,
+            "--max-new-tokens",
+            str(n),
+        ],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "cp1252"},
+    )
     assert run.returncode == 0, run.stderr
     shown = PROMPT.encode("cp1252", errors="replace")
     assert shown.count(b"?") == 2 and run.stdout.split() == (2 * (shown + b"\n")).split()

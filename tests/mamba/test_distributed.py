@@ -20,9 +20,14 @@ def outcomes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return subprocess.run([sys.executable, "-m", "tests.mamba.distributed", str(port)],
-                          capture_output=True, encoding="utf-8", timeout=300, check=False,
-                          cwd=Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-m", "tests.mamba.distributed", str(port)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 @pytest.mark.parametrize("name", [check.__name__ for check in distributed.CHECKS])

@@ -76,8 +76,9 @@ def relative(got, want):
 # --- modules are called ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"conv_bias": False, "d_conv": 2},
-                                     {"mixer_rms_eps": 1e-6}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"conv_bias": False, "d_conv": 2}, {"mixer_rms_eps": 1e-6}]
+)
 @pytest.mark.parametrize("b", [1, 2])
 def test_calling_a_module_is_the_same_as_the_shortcut_past_it(options, b, monkeypatch):
     block, hidden = make_block(**options).double(), signal(b, dtype=torch.float64)
@@ -147,8 +148,10 @@ def test_global_hooks_and_replaced_forwards_are_seen():
 def with_adapters(module, rank, *names):
     """A module with LoRA adapters, which are not zero, at some of its layers."""
     peft = pytest.importorskip("peft")
-    peft.get_peft_model(nn.Sequential(module), peft.LoraConfig(
-        r=rank, target_modules=list(names), init_lora_weights=False))
+    peft.get_peft_model(
+        nn.Sequential(module),
+        peft.LoraConfig(r=rank, target_modules=list(names), init_lora_weights=False),
+    )
     return module.eval()
 
 
@@ -332,12 +335,18 @@ def test_double_precision_stays_double():
 
 
 def tied_and_marked(model):
-    names = {id(p) for group in parameter_groups(model, lr=0.1, weight_decay=0.1)
-             if group["name"] == "no_decay" for p in group["params"]}
+    names = {
+        id(p)
+        for group in parameter_groups(model, lr=0.1, weight_decay=0.1)
+        if group["name"] == "no_decay"
+        for p in group["params"]
+    }
     mixers = [m for m in model.modules() if isinstance(m, Mamba)]
     assert all(id(m.A_log) in names and id(m.D) in names for m in mixers)
-    assert all(m.A_log._no_weight_decay and m.D._no_weight_decay and m.dt_proj.bias._no_reinit
-               for m in mixers)
+    assert all(
+        m.A_log._no_weight_decay and m.D._no_weight_decay and m.dt_proj.bias._no_reinit
+        for m in mixers
+    )
     return model.lm_head.weight is model.backbone.embedding.weight
 
 
@@ -413,7 +422,8 @@ def vector(model):
 
 def averaged(model):
     average = torch.optim.swa_utils.AveragedModel(
-        make_model(seed=5), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.0))
+        make_model(seed=5), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.0)
+    )
     average.update_parameters(model)
     average.update_parameters(model)
     return average.module
@@ -430,8 +440,21 @@ def saved_whole(model):
     return torch.load(file, weights_only=False)
 
 
-ROADS = [strict, assign, meta_then_assign, meta_then_empty, torch_save, safetensors,
-         safetensors_model, inside_another, vector, averaged, pickled, saved_whole, copy.deepcopy]
+ROADS = [
+    strict,
+    assign,
+    meta_then_assign,
+    meta_then_empty,
+    torch_save,
+    safetensors,
+    safetensors_model,
+    inside_another,
+    vector,
+    averaged,
+    pickled,
+    saved_whole,
+    copy.deepcopy,
+]
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
@@ -564,8 +587,9 @@ def test_a_compiled_adapter():
 
 
 def test_what_a_layer_is_shows_in_its_name():
-    assert ("Mamba(\n  d_model=16, d_state=4, d_conv=4, d_inner=32, dt_rank=1\n"
-            in repr(make_block()))
+    assert "Mamba(\n  d_model=16, d_state=4, d_conv=4, d_inner=32, dt_rank=1\n" in repr(
+        make_block()
+    )
     shown = repr(make_model(ssm_cfg={"mixer_rms_eps": 1e-6}))
     assert "d_model=16, n_layer=2, vocab_size=29, tie_embeddings=True" in shown
     assert "mixer_rms_eps=1e-06" in shown and "RMSNorm(16, eps=1e-05)" in shown

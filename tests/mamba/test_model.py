@@ -81,7 +81,9 @@ def test_packed_texts_do_not_see_each_other():
     model, ids = make(), text(b=1)
     bounds = torch.tensor([0, 4, 4, 11], dtype=torch.int32)
     cache = model.allocate_inference_cache(3, max_seqlen=11)
-    close(model(ids, cache, cu_seqlens=bounds), torch.cat([model(ids[:, :4]), model(ids[:, 4:])], 1))
+    close(
+        model(ids, cache, cu_seqlens=bounds), torch.cat([model(ids[:, :4]), model(ids[:, 4:])], 1)
+    )
     alone = model.allocate_inference_cache(1, max_seqlen=11)
     model(ids[:, 4:], alone)
     for i in range(2):
@@ -157,8 +159,11 @@ def test_the_start_is_that_of_the_published_models():
         assert 0.98 * bound < layer.mixer.out_proj.weight.abs().max() <= bound
         assert (layer.mixer.in_proj.bias == 0).all() and (layer.mixer.out_proj.bias == 0).all()
         assert (layer.mixer.dt_proj.bias < -2).all()  # softplus of it is at most 0.1
-    untied = MambaLM(MambaConfig(64, 1, 10, tie_embeddings=False, rescale_prenorm_residual=False,
-                                 initializer_range=3.0))
+    untied = MambaLM(
+        MambaConfig(
+            64, 1, 10, tie_embeddings=False, rescale_prenorm_residual=False, initializer_range=3.0
+        )
+    )
     assert untied.lm_head.weight is not untied.backbone.embedding.weight
     assert untied.backbone.embedding.weight.std() > 2
     bound = 128**-0.5
@@ -170,7 +175,8 @@ def test_the_residual_stream_is_float32_in_a_bfloat16_model():
     for wide in (True, False):
         model = make(dtype=torch.bfloat16, residual_in_fp32=wide)
         model.backbone.layers[1].register_forward_pre_hook(
-            lambda _, x: seen.append((x[0].dtype, x[1].dtype)))  # what is added, and to what
+            lambda _, x: seen.append((x[0].dtype, x[1].dtype))
+        )  # what is added, and to what
         assert model(text()).dtype == torch.bfloat16
     assert seen == [(torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
 
@@ -224,7 +230,9 @@ def test_a_row_ends_with_its_last_token():
     model, prompt = make(), text(b=3, L=5)
 
     def drawn(prompt, **options):
-        return model.generate(prompt, 20, temperature=5.0, generator=torch.manual_seed(2), **options)
+        return model.generate(
+            prompt, 20, temperature=5.0, generator=torch.manual_seed(2), **options
+        )
 
     free = drawn(prompt)
     end = int(free[1, 9])
@@ -249,8 +257,9 @@ def test_stream_yields_what_generate_returns():
         next(stream)
     expected = model.generate(prompt, 6, temperature=1.0, generator=torch.manual_seed(3))
     assert torch.equal(torch.stack(tokens, 1), expected[:, 5 + 6 :])
-    assert not torch.equal(expected, model.generate(prompt, 6, temperature=1.0,
-                                                    generator=torch.manual_seed(4)))
+    assert not torch.equal(
+        expected, model.generate(prompt, 6, temperature=1.0, generator=torch.manual_seed(4))
+    )
 
 
 def test_generation_in_inference_mode():
@@ -350,10 +359,18 @@ def test_two_captured_streams_at_a_time_keep_apart():
         ({"norm_epsilon": 0}, ValueError, "norm_epsilon is 0"),
         ({"rms_norm": 1}, TypeError, "rms_norm is 1, expected True or False"),
         ({"ssm_cfg": None}, TypeError, "ssm_cfg is a NoneType, expected a dict"),
-        ({"ssm_cfg": {"heads": 8}}, ValueError, "ssm_cfg holds heads, expected options of the Mamba"),
+        (
+            {"ssm_cfg": {"heads": 8}},
+            ValueError,
+            "ssm_cfg holds heads, expected options of the Mamba",
+        ),
         ({"ssm_cfg": {"d_model": 8}}, ValueError, "ssm_cfg holds d_model"),
         ({"ssm_cfg": {3: 8}}, ValueError, "ssm_cfg holds 3"),
-        ({"ssm_cfg": {"d_state": -3}}, ValueError, "ssm_cfg does not fit .*d_state is -3, expected"),
+        (
+            {"ssm_cfg": {"d_state": -3}},
+            ValueError,
+            "ssm_cfg does not fit .*d_state is -3, expected",
+        ),
         ({"ssm_cfg": {"bias": "no"}}, TypeError, "bias is 'no', expected True or False"),
         ({"ssm_cfg": {"mixer_rms_eps": 0}}, ValueError, "mixer_rms_eps is 0, expected a number ab"),
         ({"ssm_cfg": {"dt_min": 1.0}}, ValueError, "dt_min is 1, expected at most dt_max"),
@@ -383,7 +400,8 @@ def test_a_configuration_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.d_model = -1
     assert dataclasses.replace(config, d_model=4) == MambaConfig(
-        4, 2, V, {"layer": "Mamba1", "d_state": 3}, eos_token_id=[1, 2])
+        4, 2, V, {"layer": "Mamba1", "d_state": 3}, eos_token_id=[1, 2]
+    )
     with pytest.raises(ValueError, match="d_model is -1"):
         dataclasses.replace(config, d_model=-1)
     ids = text()
@@ -399,14 +417,21 @@ def test_a_configuration_does_not_change():
         ({"input_ids": [[1, 2]]}, TypeError, "input_ids is a list, expected a torch.Tensor"),
         ({"input_ids": text()[0]}, ValueError, r"input_ids has shape \(11,\), expected \(b, L\)"),
         ({"input_ids": text().float()}, TypeError, "input_ids has dtype float32, expected int64"),
-        ({"input_ids": text() - 9}, ValueError, "input_ids holds -.*, expected tokens from 0 to 31"),
+        (
+            {"input_ids": text() - 9},
+            ValueError,
+            "input_ids holds -.*, expected tokens from 0 to 31",
+        ),
         ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 31"),
         ({"num_last_tokens": -1}, ValueError, "num_last_tokens is -1"),
         ({"cache": [1]}, TypeError, "cache is a list, expected the dict"),
         ({"cache": {0: None}}, TypeError, "one entry per block"),
         ({"cu_seqlens": torch.tensor([0, 11]).int()}, ValueError, "input_ids has batch size 2"),
-        ({"input_ids": text(1), "cu_seqlens": torch.tensor([0, 10]).int()}, ValueError,
-         r"cu_seqlens runs from 0 to 10"),
+        (
+            {"input_ids": text(1), "cu_seqlens": torch.tensor([0, 10]).int()},
+            ValueError,
+            r"cu_seqlens runs from 0 to 10",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, error, message):
@@ -441,7 +466,11 @@ def test_bad_requests_are_named(arguments, error, message):
 
 
 def test_importing_mamba_loads_nothing_that_only_checkpoints_need():
-    code = ("import sys, ssm_core.mamba; print([m for m in ('transformers', 'tokenizers', "
-            "'safetensors', 'matplotlib') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    code = (
+        "import sys, ssm_core.mamba; print([m for m in ('transformers', 'tokenizers', "
+        "'safetensors', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -20,10 +20,15 @@ seeds = st.integers(0, 2**31)
 def blocks(draw, dtype=torch.float64):
     """A block of any small size, with parameters away from their special values at the start."""
     options = {
-        "d_model": draw(st.integers(1, 9)), "d_state": draw(sizes), "d_conv": draw(st.integers(1, 6)),
+        "d_model": draw(st.integers(1, 9)),
+        "d_state": draw(sizes),
+        "d_conv": draw(st.integers(1, 6)),
         "expand": draw(st.sampled_from([1, 1.5, 2, 3])),
-        "dt_rank": draw(st.sampled_from(["auto", 1, 3])), "bias": draw(st.booleans()),
-        "conv_bias": draw(st.booleans()), "mixer_rms_eps": draw(st.sampled_from([None, 1e-6, 0.1]))}
+        "dt_rank": draw(st.sampled_from(["auto", 1, 3])),
+        "bias": draw(st.booleans()),
+        "conv_bias": draw(st.booleans()),
+        "mixer_rms_eps": draw(st.sampled_from([None, 1e-6, 0.1])),
+    }
     torch.manual_seed(draw(seeds))
     block = Mamba(**options, dtype=torch.float64)
     with torch.no_grad():
@@ -35,11 +40,18 @@ def blocks(draw, dtype=torch.float64):
 @st.composite
 def models(draw):
     torch.manual_seed(draw(seeds))
-    model = MambaLM(MambaConfig(
-        draw(st.integers(1, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 20)),
-        {"d_state": draw(sizes), "d_conv": draw(sizes)}, rms_norm=draw(st.booleans()),
-        pad_vocab_size_multiple=draw(st.integers(1, 8)), tie_embeddings=draw(st.booleans())),
-        dtype=torch.float64)
+    model = MambaLM(
+        MambaConfig(
+            draw(st.integers(1, 9)),
+            draw(st.integers(1, 3)),
+            draw(st.integers(1, 20)),
+            {"d_state": draw(sizes), "d_conv": draw(sizes)},
+            rms_norm=draw(st.booleans()),
+            pad_vocab_size_multiple=draw(st.integers(1, 8)),
+            tie_embeddings=draw(st.booleans()),
+        ),
+        dtype=torch.float64,
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -226,8 +238,9 @@ def test_drawn_tokens_are_among_the_allowed_ones(data, b, seed, temperature):
     logits = torch.randn(b, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
     top_k = data.draw(st.none() | st.integers(1, 14))
     top_p = data.draw(st.none() | st.floats(0.01, 1))
-    tokens = generation.sample(logits, temperature, top_k, top_p,
-                               torch.Generator().manual_seed(seed))
+    tokens = generation.sample(
+        logits, temperature, top_k, top_p, torch.Generator().manual_seed(seed)
+    )
     p = (logits.double() / temperature).softmax(-1)
     if top_k is not None:
         least = p.sort(dim=-1, descending=True).values[:, min(top_k, vocabulary) - 1, None]
@@ -243,8 +256,9 @@ def test_drawn_tokens_are_among_the_allowed_ones(data, b, seed, temperature):
 def test_bad_tensors_are_refused_with_a_sentence(data):
     block = data.draw(blocks())
     shape = data.draw(st.lists(st.integers(0, 4), max_size=4))
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.int64, torch.complex64,
-                                       torch.bool]))
+    dtype = data.draw(
+        st.sampled_from([torch.float64, torch.float32, torch.int64, torch.complex64, torch.bool])
+    )
     assume(not (len(shape) == 3 and shape[2] == block.d_model and dtype == torch.float64))
     with pytest.raises((ValueError, TypeError), match=r"^hidden_states .*expected"):
         block(torch.zeros(shape, dtype=dtype))

@@ -56,9 +56,21 @@ def test_the_step_of_the_scan_compiles(arch, dtype, launches, tmp_path):
 
     x, z = empty(2, 3072).chunk(2, dim=-1)
     dt, B, C = empty(2, 1600).split([1536, 32, 32], dim=-1)
-    kernels.state_update(wide(2, 1536, 32), x, dt, wide(1536, 32), B[:, None], C[:, None],
-                         wide(1536), z, wide(1536), True, None, True)
-    (kernel, args, options), = launches
+    kernels.state_update(
+        wide(2, 1536, 32),
+        x,
+        dt,
+        wide(1536, 32),
+        B[:, None],
+        C[:, None],
+        wide(1536),
+        z,
+        wide(1536),
+        True,
+        None,
+        True,
+    )
+    ((kernel, args, options),) = launches
     assert kernel.__name__ == "scan_step"
     found = compiled.resources(kernel, args, options, arch, tmp_path)
     assert found["STACK"] == 0 and found["REG"] <= 40 and found["SHARED"] <= 64, found

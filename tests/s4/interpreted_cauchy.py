@@ -26,10 +26,7 @@ def definition(a, b, poles, s):
     return ((a[..., None] * s + b[..., None]) / ((s - p) * (s - p.conj()))).sum(2)
 
 
-@pytest.mark.parametrize(
-    "H, K, n, F",
-    [(1, 1, 1, 1), (2, 4, 5, 7), (1, 9, 33, 20), (1, 2, 3, 258)],
-)
+@pytest.mark.parametrize("H, K, n, F", [(1, 1, 1, 1), (2, 4, 5, 7), (1, 9, 33, 20), (1, 2, 3, 258)])
 def test_sums_and_gradients(H, K, n, F):
     a, b, poles, s = arguments(H, K, n, F)
     inputs = [x.requires_grad_() for x in (a, b, poles)]

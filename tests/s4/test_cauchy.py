@@ -13,7 +13,12 @@ def arguments(H=2, K=3, n=4, points=7):
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     poles = torch.complex(-random(H, n).abs(), random(H, n))
-    return random(H, K, n), random(H, K, n), poles, torch.complex(random(points).abs(), random(points))
+    return (
+        random(H, K, n),
+        random(H, K, n),
+        poles,
+        torch.complex(random(points).abs(), random(points)),
+    )
 
 
 def test_definition():
@@ -52,13 +57,16 @@ def test_gradient():
 
 def test_operator_is_sound():
     a, b, poles, s = arguments()
-    torch.library.opcheck(torch.ops.ssm_core.cauchy_sums.default,
-                          (a.requires_grad_(), b, poles.requires_grad_(), s))
+    torch.library.opcheck(
+        torch.ops.ssm_core.cauchy_sums.default, (a.requires_grad_(), b, poles.requires_grad_(), s)
+    )
 
 
 def test_nothing_of_size_modes_times_points_is_kept():
     a, b, poles, s = arguments(H=2, K=4, n=32, points=4096)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
         cauchy_sums(a.requires_grad_(), b, poles, s)
     assert sum(kept) < 3 * (2 * 4 * 32) + 4096 + 1

@@ -57,7 +57,7 @@ def test_operator_is_sound(outputs, save):
 
 def test_second_derivatives_are_refused():
     u, K, D = (x.requires_grad_() for x in arguments())
-    du, = torch.autograd.grad(convolve(u, K, D).square().sum(), u, create_graph=True)
+    (du,) = torch.autograd.grad(convolve(u, K, D).square().sum(), u, create_graph=True)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         du.sum().backward()
 
@@ -69,7 +69,7 @@ def test_any_strides():
     torch.testing.assert_close(convolve(*strided), want, rtol=0, atol=1e-13)
     u.requires_grad_()
     same = convolve(u, K, D).sum()  # a gradient of stride 0
-    du, = torch.autograd.grad(same, u)
+    (du,) = torch.autograd.grad(same, u)
     by_hand = torch.stack([D + K[0, :, : 10 - t].sum(-1) for t in range(10)])
     torch.testing.assert_close(du[0], by_hand, rtol=0, atol=1e-13)
 

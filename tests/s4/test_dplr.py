@@ -18,9 +18,13 @@ def system(measure, N, dt=0.03, seed=0):
     C = np.random.default_rng(seed).normal(size=(2, N))
     half = N // 2
     columns = P.reshape(N, -1)[:half].T
-    fast = DPLR(torch.tensor(Lambda[None, :half]), torch.tensor(columns[None].copy()),
-                torch.tensor(b[None, :half]), torch.tensor((C @ V)[:, None, :half]),
-                torch.tensor([dt], dtype=torch.float64))
+    fast = DPLR(
+        torch.tensor(Lambda[None, :half]),
+        torch.tensor(columns[None].copy()),
+        torch.tensor(b[None, :half]),
+        torch.tensor((C @ V)[:, None, :half]),
+        torch.tensor([dt], dtype=torch.float64),
+    )
     dense = ContinuousSSM(A, B, C, np.zeros((2, 1))).discretize(dt, "bilinear")
     return fast, dense, V[:, :half]
 
@@ -64,8 +68,10 @@ def test_odd_size_ends_with_a_real_mode():
     assert np.abs((V[:, -1] * np.exp(-1j * np.angle(V[0, -1]))).imag).max() < 1e-14
 
 
-@pytest.mark.parametrize("measure, arguments", [
-    ("legt", {"theta": 7.0}), ("fout", {"theta": 0.2}), ("glagt", {"beta": 0.3})])
+@pytest.mark.parametrize(
+    "measure, arguments",
+    [("legt", {"theta": 7.0}), ("fout", {"theta": 0.2}), ("glagt", {"beta": 0.3})],
+)
 def test_arguments_of_the_measure(measure, arguments):
     Lambda, P, _, V = dplr(measure, 6, **arguments)
     columns = P.reshape(6, -1)
@@ -73,9 +79,16 @@ def test_arguments_of_the_measure(measure, arguments):
     assert_close(form, transition(measure, 6, **arguments)[0], 1e-12)
 
 
-@pytest.mark.parametrize("measure, N, arguments, message", [
-    ("chebt", 4, {}, "measure"), ("fourier", 4, {}, "measure"), ("legs", 0, {}, "N is 0"),
-    ("fout", 5, {}, "even"), ("glagt", 4, {"alpha": 0.3}, "alpha is 0.3")])
+@pytest.mark.parametrize(
+    "measure, N, arguments, message",
+    [
+        ("chebt", 4, {}, "measure"),
+        ("fourier", 4, {}, "measure"),
+        ("legs", 0, {}, "N is 0"),
+        ("fout", 5, {}, "even"),
+        ("glagt", 4, {"alpha": 0.3}, "alpha is 0.3"),
+    ],
+)
 def test_bad_input(measure, N, arguments, message):
     with pytest.raises(ValueError, match=message):
         dplr(measure, N, **arguments)
@@ -92,8 +105,13 @@ def test_chebt_is_not_normal_plus_low_rank():
 @pytest.mark.parametrize("N, L", [(2, 1), (8, 2), (8, 7), (16, 100), (64, 1000)])
 def test_kernel_is_that_of_the_matrices(measure, N, L):
     fast, dense, _ = system(measure, N)
-    want = np.stack([(dense.C[o] @ np.linalg.matrix_power(dense.A, j) @ dense.B)[0]
-                     for o in range(2) for j in range(L)]).reshape(2, L)
+    want = np.stack(
+        [
+            (dense.C[o] @ np.linalg.matrix_power(dense.A, j) @ dense.B)[0]
+            for o in range(2)
+            for j in range(L)
+        ]
+    ).reshape(2, L)
     assert_close(fast.kernel(L)[:, 0], want, 1e-9)
 
 
@@ -134,16 +152,21 @@ def test_step_is_that_of_the_matrices(measure):
 @pytest.mark.parametrize("measure", ["legs", "legt"])
 def test_gradient_of_the_kernel(measure):
     fast, _, _ = system(measure, 4)
-    parameters = [x.detach().requires_grad_() for x in (fast.Lambda, fast.P, fast.B, fast.C, fast.dt)]
+    parameters = [
+        x.detach().requires_grad_() for x in (fast.Lambda, fast.P, fast.B, fast.C, fast.dt)
+    ]
     # Lambda off the imaginary axis, where finite differences do not leave the stable half.
     assert torch.autograd.gradcheck(
-        lambda Lambda, *rest: DPLR(Lambda - 0.1, *rest).kernel(5), parameters, atol=1e-5)
+        lambda Lambda, *rest: DPLR(Lambda - 0.1, *rest).kernel(5), parameters, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("measure", ["legs", "legt"])
 def test_gradient_through_the_states(measure):
     fast, _, _ = system(measure, 4)
-    parameters = [x.detach().requires_grad_() for x in (fast.Lambda, fast.P, fast.B, fast.C, fast.dt)]
+    parameters = [
+        x.detach().requires_grad_() for x in (fast.Lambda, fast.P, fast.B, fast.C, fast.dt)
+    ]
     signal = torch.randn(2, 1, 6, dtype=torch.float64, requires_grad=True)
     state = torch.randn(2, 1, 2, dtype=torch.complex128, requires_grad=True)
 
@@ -168,8 +191,9 @@ def test_modes_that_neither_turn_nor_decay(measure):
     torch.testing.assert_close(zero.kernel(9)[:, 0].T, torch.stack(seen), rtol=0, atol=1e-9)
     integrator = DPLR(0 * fast.Lambda, 0 * fast.P, fast.B, fast.C, fast.dt)
     want = 2 * fast.dt * (fast.C * fast.B).sum(-1).real
-    torch.testing.assert_close(integrator.kernel(9), want[..., None].expand(2, 1, 9), rtol=1e-9,
-                               atol=1e-9)
+    torch.testing.assert_close(
+        integrator.kernel(9), want[..., None].expand(2, 1, 9), rtol=1e-9, atol=1e-9
+    )
 
 
 def dense_step(fast):
@@ -207,18 +231,21 @@ def test_repr_fits_a_line():
     assert repr(fast.discretize()) == "Recurrence(H=1, n=4, outputs=2, rank=2)"
 
 
-@pytest.mark.parametrize("change, error, message", [
-    (lambda s: {"P": s.P[0]}, ValueError, r"P has shape \(1, 2\)"),
-    (lambda s: {"P": s.P[..., :1]}, ValueError, r"P has shape \(1, 1, 1\)"),
-    (lambda s: {"P": s.P.real}, TypeError, "P has dtype float64"),
-    (lambda s: {"P": None}, TypeError, "P is None"),
-    (lambda s: {"P": s.P.to("meta")}, ValueError, "P is on meta"),
-    (lambda s: {"Lambda": s.Lambda.numpy()}, TypeError, "Lambda is a ndarray"),
-    (lambda s: {"B": s.B[0]}, ValueError, r"B has shape \(2,\)"),
-    (lambda s: {"C": s.C[:, 0]}, ValueError, r"C has shape \(2, 2\)"),
-    (lambda s: {"dt": 0.1}, TypeError, "dt is a float"),
-    (lambda s: {"dt": s.dt[None]}, ValueError, r"dt has shape \(1, 1\)"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda s: {"P": s.P[0]}, ValueError, r"P has shape \(1, 2\)"),
+        (lambda s: {"P": s.P[..., :1]}, ValueError, r"P has shape \(1, 1, 1\)"),
+        (lambda s: {"P": s.P.real}, TypeError, "P has dtype float64"),
+        (lambda s: {"P": None}, TypeError, "P is None"),
+        (lambda s: {"P": s.P.to("meta")}, ValueError, "P is on meta"),
+        (lambda s: {"Lambda": s.Lambda.numpy()}, TypeError, "Lambda is a ndarray"),
+        (lambda s: {"B": s.B[0]}, ValueError, r"B has shape \(2,\)"),
+        (lambda s: {"C": s.C[:, 0]}, ValueError, r"C has shape \(2, 2\)"),
+        (lambda s: {"dt": 0.1}, TypeError, "dt is a float"),
+        (lambda s: {"dt": s.dt[None]}, ValueError, r"dt has shape \(1, 1\)"),
+    ],
+)
 def test_bad_systems(change, error, message):
     fast, _, _ = system("legs", 4)
     fields = {name: getattr(fast, name) for name in ("Lambda", "P", "B", "C", "dt")}
@@ -226,16 +253,23 @@ def test_bad_systems(change, error, message):
         DPLR(**fields | change(fast))
 
 
-@pytest.mark.parametrize("call, error, message", [
-    (lambda s: s.kernel(0), ValueError, "L is 0"),
-    (lambda s: s.kernel("9"), TypeError, "L is '9'"),
-    (lambda s: s.step(torch.ones(2).double(), s.B), ValueError, r"u has shape \(2,\)"),
-    (lambda s: s.step(torch.ones(3, 1).double(), s.B), ValueError, "leading axes of u"),
-    (lambda s: s.last_state(torch.ones(1, 1, 5)), TypeError, "u has dtype float32"),
-    (lambda s: s.last_state(torch.ones(1, 1, 0).double()), ValueError, "L is 0"),
-    (lambda s: s.last_state(torch.ones(3, 1, 5).double(), s.B[None]), ValueError, "x has shape"),
-    (lambda s: s.response(s.B[None], -1), ValueError, "L is -1"),
-])
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda s: s.kernel(0), ValueError, "L is 0"),
+        (lambda s: s.kernel("9"), TypeError, "L is '9'"),
+        (lambda s: s.step(torch.ones(2).double(), s.B), ValueError, r"u has shape \(2,\)"),
+        (lambda s: s.step(torch.ones(3, 1).double(), s.B), ValueError, "leading axes of u"),
+        (lambda s: s.last_state(torch.ones(1, 1, 5)), TypeError, "u has dtype float32"),
+        (lambda s: s.last_state(torch.ones(1, 1, 0).double()), ValueError, "L is 0"),
+        (
+            lambda s: s.last_state(torch.ones(3, 1, 5).double(), s.B[None]),
+            ValueError,
+            "x has shape",
+        ),
+        (lambda s: s.response(s.B[None], -1), ValueError, "L is -1"),
+    ],
+)
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call(system("legs", 4)[0])

@@ -66,6 +66,6 @@ def test_operator_is_sound(outputs, rank):
 def test_second_derivatives_are_refused():
     poles, *_, w = arguments()
     a, b = (x.clone().requires_grad_() for x in weights(poles, w))
-    da, = torch.autograd.grad(kernel_from_sums(a, b, poles, 5, 1).sum(), a, create_graph=True)
+    (da,) = torch.autograd.grad(kernel_from_sums(a, b, poles, 5, 1).sum(), a, create_graph=True)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         da.sum().backward()

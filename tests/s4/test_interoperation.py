@@ -13,8 +13,12 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from ssm_core.s4 import S4, S4D, SequenceModel
 
-LAYERS = {"S4": lambda: S4(4, 8), "S4D": lambda: S4D(4, 8), "real": lambda: S4D(4, 3, "real"),
-          "bidirectional": lambda: S4(4, 8, "legt", bidirectional=True)}
+LAYERS = {
+    "S4": lambda: S4(4, 8),
+    "S4D": lambda: S4D(4, 8),
+    "real": lambda: S4D(4, 3, "real"),
+    "bidirectional": lambda: S4(4, 8, "legt", bidirectional=True),
+}
 
 
 def network(ssm=LAYERS["S4"], **more):
@@ -69,8 +73,11 @@ def test_copies(make):
     buffer = io.BytesIO()
     torch.save(module, buffer)
     buffer.seek(0)
-    for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)),
-                 torch.load(buffer, weights_only=False)):
+    for same in (
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),
+        torch.load(buffer, weights_only=False),
+    ):
         assert torch.equal(same(u), module(u)) and repr(same) == repr(module)
         next(same.parameters()).data.add_(1)  # and they share nothing
         assert not torch.equal(same(u), module(u))
@@ -132,8 +139,9 @@ def test_average_of_parameters(make):
 @every_module
 def test_functional_call(make):
     module, other, u = make(), make(), torch.randn(2, 12, 4)
-    assert torch.equal(torch.func.functional_call(module, dict(other.named_parameters()), (u,)),
-                       other(u))
+    assert torch.equal(
+        torch.func.functional_call(module, dict(other.named_parameters()), (u,)), other(u)
+    )
 
 
 @every_network
@@ -142,8 +150,9 @@ def test_lora(ssm):
     peft = pytest.importorskip("peft")
     model, u = network(ssm).eval(), torch.randn(2, 6, 4)
     plain = model(u)
-    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(
-        r=2, target_modules=["encoder", "mix.2", "decoder"]))
+    adapted = peft.get_peft_model(
+        copy.deepcopy(model), peft.LoraConfig(r=2, target_modules=["encoder", "mix.2", "decoder"])
+    )
     torch.testing.assert_close(adapted(u), plain)
     with torch.no_grad():
         for name, p in adapted.named_parameters():
@@ -179,7 +188,8 @@ def test_quantized_linear_layers(ssm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is on its way out
         quantized = torch.ao.quantization.quantize_dynamic(
-            copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+            copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8
+        )
     assert not isinstance(quantized.encoder, nn.Linear)
     with torch.no_grad():
         y = quantized(u)
@@ -198,8 +208,11 @@ def test_hooks_and_replaced_modules_count(ssm):
         if not isinstance(module, (SequenceModel, nn.ModuleList)):
             module.register_forward_hook(lambda *_, name=name: calls.append(name))
     model(u)
-    names = [name for name, m in model.named_modules()
-             if not isinstance(m, (SequenceModel, nn.ModuleList))]
+    names = [
+        name
+        for name, m in model.named_modules()
+        if not isinstance(m, (SequenceModel, nn.ModuleList))
+    ]
     assert sorted(calls) == sorted(names)
     calls.clear()
     model.step(u[:, 0], model.default_state(2))
@@ -212,8 +225,9 @@ def test_hooks_and_replaced_modules_count(ssm):
 def test_two_processes(tmp_path):
     """DDP and FSDP2, in float32 and with bfloat16 parameters, on a CPU."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_rank, args=(rank, str(tmp_path / "store")))
-               for rank in range(2)]
+    workers = [
+        context.Process(target=_rank, args=(rank, str(tmp_path / "store"))) for rank in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -225,8 +239,9 @@ def test_two_processes(tmp_path):
 
 def _rank(rank, store):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank,
-                                         world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
     for ssm in (LAYERS["S4"], LAYERS["S4D"]):
         torch.manual_seed(0)
         model = network(ssm)
@@ -262,8 +277,9 @@ def _check_sharded(model, rank):
     mesh = init_device_mesh("cpu", (2,))
     u = torch.randn(4, 12, 4)
     for policy, tolerance in (
-            (MixedPrecisionPolicy(), 1e-5),
-            (MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32), 0.1)):
+        (MixedPrecisionPolicy(), 1e-5),
+        (MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32), 0.1),
+    ):
         dtype = policy.param_dtype or torch.float32
         rounded = copy.deepcopy(model).to(dtype)
         want = _mean_gradients(rounded, u.to(dtype))

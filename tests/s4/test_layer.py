@@ -10,14 +10,20 @@ from ssm_core.optim import parameter_groups
 from ssm_core.s4 import S4, S4D, Block, SequenceModel, dplr
 
 LAYERS = {
-    **{f"S4 {m}": lambda m=m, **more: S4(3, 16, m, **more)
-       for m in ("legs", "legt", "lagt", "glagt", "fout")},
-    **{f"S4D {i} {r}": lambda i=i, r=r, **more: S4D(3, 16, i, discretization=r, **more)
-       for i in ("lin", "inv", "legs", "real") for r in ("zoh", "bilinear")},
+    **{
+        f"S4 {m}": lambda m=m, **more: S4(3, 16, m, **more)
+        for m in ("legs", "legt", "lagt", "glagt", "fout")
+    },
+    **{
+        f"S4D {i} {r}": lambda i=i, r=r, **more: S4D(3, 16, i, discretization=r, **more)
+        for i in ("lin", "inv", "legs", "real")
+        for r in ("zoh", "bilinear")
+    },
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-one_of_each = pytest.mark.parametrize("make", [LAYERS["S4 legs"], LAYERS["S4D lin zoh"]],
-                                      ids=["S4", "S4D"])
+one_of_each = pytest.mark.parametrize(
+    "make", [LAYERS["S4 legs"], LAYERS["S4D lin zoh"]], ids=["S4", "S4D"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +101,9 @@ def test_output_is_the_convolution_with_the_kernel(make):
     y = layer(u)
     for h in range(3):
         want = np.convolve(u[0, :, h], K[h].detach())[:50] + layer.D[h].item() * u[0, :, h].numpy()
-        np.testing.assert_allclose(y[0, :, h].detach(), want,
-                                   rtol=0, atol=1e-12 * np.abs(want).max())
+        np.testing.assert_allclose(
+            y[0, :, h].detach(), want, rtol=0, atol=1e-12 * np.abs(want).max()
+        )
 
 
 @one_of_each
@@ -107,11 +114,15 @@ def test_bidirectional(make):
     y = layer(u)
     for h in range(3):
         signal = u[0, :, h].numpy()
-        want = [layer.D[h].item() * signal[t]
-                + sum(past[h, j] * signal[t - j] for j in range(t + 1))
-                + sum(future[h, j] * signal[t + j] for j in range(1, 20 - t)) for t in range(20)]
-        np.testing.assert_allclose(y[0, :, h].detach(), want,
-                                   rtol=0, atol=1e-12 * np.abs(want).max())
+        want = [
+            layer.D[h].item() * signal[t]
+            + sum(past[h, j] * signal[t - j] for j in range(t + 1))
+            + sum(future[h, j] * signal[t + j] for j in range(1, 20 - t))
+            for t in range(20)
+        ]
+        np.testing.assert_allclose(
+            y[0, :, h].detach(), want, rtol=0, atol=1e-12 * np.abs(want).max()
+        )
     with pytest.raises(ValueError, match="sees the future"):
         layer.step(u[:, 0], layer.default_state(1))
     with pytest.raises(ValueError, match="sees the future"):
@@ -205,52 +216,91 @@ def _no_copy_of_complex_numbers(graph, _):
 def test_no_part_of_size_states_times_length_is_kept(make):
     layer = make()
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
         layer(torch.randn(1, 10_000, 3))
     assert max(kept) < 2 * 3 * 10_000 * 2  # spectra and signals; states times length is 240,000 x 3
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: S4(4, 7), ValueError, "d_state is 7"),
-    (lambda: S4(0), ValueError, "d_model is 0"),
-    (lambda: S4(4, 8, "chebt"), ValueError, "measure"),
-    (lambda: S4D(4, 8, "line"), ValueError, "init"),
-    (lambda: S4D(4, 8, discretization="foh"), ValueError, "discretization"),
-    (lambda: S4D(4, 8, dt_min=0.0), ValueError, "dt_min"),
-    (lambda: S4D(4, 8, dt_min=0.1, dt_max=0.01), ValueError, "at most dt_max"),
-    (lambda: S4D(4, 8, bidirectional="no"), TypeError, "bidirectional"),
-    (lambda: S4D(4)(torch.zeros(2, 5, 3)), ValueError, r"u has shape \(2, 5, 3\)"),
-    (lambda: S4D(4)(torch.zeros(2, 0, 4)), ValueError, r"u has shape \(2, 0, 4\)"),
-    (lambda: S4D(4)(torch.zeros(2, 5, 4, dtype=torch.int64)), TypeError, "u has dtype int64"),
-    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4), torch.zeros(2, 4, 8)), TypeError, "state has dtype float32"),
-    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4), S4D(4, 6).default_state(2)), ValueError, "state has"),
-    (lambda: S4D(4, 8).step(torch.zeros(2, 5, 4), None), ValueError, "u has shape"),
-    (lambda: S4D(4, 8).step(torch.zeros(2, 4), None), TypeError, "state is None"),
-    (lambda: S4D(4, 8).kernel(0), ValueError, "L is 0"),
-    (lambda: S4D(4, 8).kernel(1.5), TypeError, "L is 1.5"),
-    (lambda: S4D(4, 8).default_state(0), ValueError, "batch_size is 0"),
-    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4, dtype=torch.complex64)), TypeError, "u has dtype complex64"),
-    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4, device="meta")), ValueError, "u is on meta"),
-    (lambda: S4D(4, 8)(torch.zeros(2, 5, 4), S4D(4, 8, device="meta").default_state(2)), ValueError,
-     "state is on meta"),
-    (lambda: S4D(4, 8)([[0.0] * 4]), TypeError, "u is a list"),
-    (lambda: S4D(4, 8).stepper().step(torch.zeros(2, 4), None), TypeError, "state is None"),
-    (lambda: S4D(4, 8).stepper().step(torch.zeros(4), None), ValueError, "u has shape"),
-    (lambda: S4(4, 8, dtype=torch.int32), TypeError, "dtype is int32"),
-    (lambda: S4(4, 8, dtype="float32"), TypeError, "dtype is 'float32'"),
-    (lambda: S4(4, 8, 3), TypeError, "measure is 3"),
-    (lambda: S4D(4, 2.0), TypeError, "d_state is 2.0"),
-    (lambda: SequenceModel(2, 1, d_model=4, n_layers=2)(torch.zeros(1, 5, 3)), ValueError, "u has shape"),
-    (lambda: SequenceModel(2, 1, d_model=4, n_layers=2)(torch.zeros(1, 5, 2), [None]), ValueError,
-     "states has length 1, expected one state per block, 2"),
-    (lambda: SequenceModel(2, 1, d_model=4, n_layers=2).step(torch.zeros(1, 2), []), ValueError,
-     "states has length 0"),
-    (lambda: SequenceModel(2, 1, d_model=4, n_layers=2).step(torch.zeros(1, 2), torch.zeros(2)),
-     TypeError, "states is a Tensor"),
-    (lambda: SequenceModel(1, 1, d_model=4, pool=True).stepper(), ValueError, "pools"),
-    (lambda: SequenceModel(1, 1, dropout=2.0), ValueError, "dropout"),
-    (lambda: SequenceModel(1, 1, d_model=4, pool=True).step(torch.zeros(1, 1), []), ValueError, "pools"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: S4(4, 7), ValueError, "d_state is 7"),
+        (lambda: S4(0), ValueError, "d_model is 0"),
+        (lambda: S4(4, 8, "chebt"), ValueError, "measure"),
+        (lambda: S4D(4, 8, "line"), ValueError, "init"),
+        (lambda: S4D(4, 8, discretization="foh"), ValueError, "discretization"),
+        (lambda: S4D(4, 8, dt_min=0.0), ValueError, "dt_min"),
+        (lambda: S4D(4, 8, dt_min=0.1, dt_max=0.01), ValueError, "at most dt_max"),
+        (lambda: S4D(4, 8, bidirectional="no"), TypeError, "bidirectional"),
+        (lambda: S4D(4)(torch.zeros(2, 5, 3)), ValueError, r"u has shape \(2, 5, 3\)"),
+        (lambda: S4D(4)(torch.zeros(2, 0, 4)), ValueError, r"u has shape \(2, 0, 4\)"),
+        (lambda: S4D(4)(torch.zeros(2, 5, 4, dtype=torch.int64)), TypeError, "u has dtype int64"),
+        (
+            lambda: S4D(4, 8)(torch.zeros(2, 5, 4), torch.zeros(2, 4, 8)),
+            TypeError,
+            "state has dtype float32",
+        ),
+        (
+            lambda: S4D(4, 8)(torch.zeros(2, 5, 4), S4D(4, 6).default_state(2)),
+            ValueError,
+            "state has",
+        ),
+        (lambda: S4D(4, 8).step(torch.zeros(2, 5, 4), None), ValueError, "u has shape"),
+        (lambda: S4D(4, 8).step(torch.zeros(2, 4), None), TypeError, "state is None"),
+        (lambda: S4D(4, 8).kernel(0), ValueError, "L is 0"),
+        (lambda: S4D(4, 8).kernel(1.5), TypeError, "L is 1.5"),
+        (lambda: S4D(4, 8).default_state(0), ValueError, "batch_size is 0"),
+        (
+            lambda: S4D(4, 8)(torch.zeros(2, 5, 4, dtype=torch.complex64)),
+            TypeError,
+            "u has dtype complex64",
+        ),
+        (lambda: S4D(4, 8)(torch.zeros(2, 5, 4, device="meta")), ValueError, "u is on meta"),
+        (
+            lambda: S4D(4, 8)(torch.zeros(2, 5, 4), S4D(4, 8, device="meta").default_state(2)),
+            ValueError,
+            "state is on meta",
+        ),
+        (lambda: S4D(4, 8)([[0.0] * 4]), TypeError, "u is a list"),
+        (lambda: S4D(4, 8).stepper().step(torch.zeros(2, 4), None), TypeError, "state is None"),
+        (lambda: S4D(4, 8).stepper().step(torch.zeros(4), None), ValueError, "u has shape"),
+        (lambda: S4(4, 8, dtype=torch.int32), TypeError, "dtype is int32"),
+        (lambda: S4(4, 8, dtype="float32"), TypeError, "dtype is 'float32'"),
+        (lambda: S4(4, 8, 3), TypeError, "measure is 3"),
+        (lambda: S4D(4, 2.0), TypeError, "d_state is 2.0"),
+        (
+            lambda: SequenceModel(2, 1, d_model=4, n_layers=2)(torch.zeros(1, 5, 3)),
+            ValueError,
+            "u has shape",
+        ),
+        (
+            lambda: SequenceModel(2, 1, d_model=4, n_layers=2)(torch.zeros(1, 5, 2), [None]),
+            ValueError,
+            "states has length 1, expected one state per block, 2",
+        ),
+        (
+            lambda: SequenceModel(2, 1, d_model=4, n_layers=2).step(torch.zeros(1, 2), []),
+            ValueError,
+            "states has length 0",
+        ),
+        (
+            lambda: SequenceModel(2, 1, d_model=4, n_layers=2).step(
+                torch.zeros(1, 2), torch.zeros(2)
+            ),
+            TypeError,
+            "states is a Tensor",
+        ),
+        (lambda: SequenceModel(1, 1, d_model=4, pool=True).stepper(), ValueError, "pools"),
+        (lambda: SequenceModel(1, 1, dropout=2.0), ValueError, "dropout"),
+        (
+            lambda: SequenceModel(1, 1, d_model=4, pool=True).step(torch.zeros(1, 1), []),
+            ValueError,
+            "pools",
+        ),
+    ],
+)
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -10,9 +10,12 @@ from torch.utils._pytree import tree_leaves
 from ssm_core.s4 import S4, S4D, SequenceModel, convolution
 from ssm_core.s4 import layer as layer_module
 
-LAYERS = {"S4": lambda **more: S4(3, 8, **more), "S4D": lambda **more: S4D(3, 8, **more),
-          "real": lambda **more: S4D(3, 5, "real", **more),
-          "bidirectional": lambda **more: S4(3, 8, "legt", bidirectional=True, **more)}
+LAYERS = {
+    "S4": lambda **more: S4(3, 8, **more),
+    "S4D": lambda **more: S4D(3, 8, **more),
+    "real": lambda **more: S4D(3, 5, "real", **more),
+    "bidirectional": lambda **more: S4(3, 8, "legt", bidirectional=True, **more),
+}
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -46,7 +49,9 @@ def by_data(layer, dtype):
 
 
 def by_assign(layer, dtype):
-    layer.load_state_dict({name: p.to(dtype) for name, p in layer.state_dict().items()}, assign=True)
+    layer.load_state_dict(
+        {name: p.to(dtype) for name, p in layer.state_dict().items()}, assign=True
+    )
     return layer
 
 
@@ -104,7 +109,8 @@ def test_functional_call(make, dtype):
     layer, u = make(), torch.randn(2, 40, 3)
     want = rounded(layer, dtype)(u)
     got = torch.func.functional_call(
-        layer, {name: p.to(dtype) for name, p in layer.named_parameters()}, (u,))
+        layer, {name: p.to(dtype) for name, p in layer.named_parameters()}, (u,)
+    )
     assert got.dtype == torch.float32
     assert relative(got, want) < 1e-5
 

@@ -14,8 +14,11 @@ INITS = ("lin", "inv", "legs", "real")
 @st.composite
 def layers(draw, bidirectional=False, dtype=torch.float64):
     """A layer of any kind and size with parameters that training could have reached."""
-    more = {"bidirectional": draw(bidirectional) if isinstance(bidirectional, st.SearchStrategy)
-            else bidirectional}
+    more = {
+        "bidirectional": draw(bidirectional)
+        if isinstance(bidirectional, st.SearchStrategy)
+        else bidirectional
+    }
     low, high = sorted(draw(st.tuples(*[st.sampled_from([1e-4, 1e-2, 0.1, 1.0, 5.0])] * 2)))
     more |= {"dt_min": low, "dt_max": high, "dtype": dtype}
     d_model, half = draw(st.integers(1, 4)), draw(st.integers(1, 6))
@@ -24,8 +27,13 @@ def layers(draw, bidirectional=False, dtype=torch.float64):
     if draw(st.booleans()):
         layer = S4(d_model, 2 * half, draw(st.sampled_from(MEASURES)), **more)
     else:
-        layer = S4D(d_model, 2 * half, draw(st.sampled_from(INITS)),
-                    discretization=draw(st.sampled_from(["zoh", "bilinear"])), **more)
+        layer = S4D(
+            d_model,
+            2 * half,
+            draw(st.sampled_from(INITS)),
+            discretization=draw(st.sampled_from(["zoh", "bilinear"])),
+            **more,
+        )
     with torch.no_grad():
         for p in layer.parameters():
             p.add_(draw(st.sampled_from([0.0, 0.1])) * torch.randn_like(p))
@@ -56,8 +64,11 @@ def matrices(layer, h):
     wide = {name: p.double() for name, p in layer.named_parameters()}
     frequency = wide.get("frequency")
     decay, dt = wide["log_decay"][h].exp(), wide["log_dt"][h].exp()
-    pair = (lambda x: torch.view_as_complex(x.contiguous())) if frequency is not None else \
-        (lambda x: x + 0j)
+    pair = (
+        (lambda x: torch.view_as_complex(x.contiguous()))
+        if frequency is not None
+        else (lambda x: x + 0j)
+    )
     Lambda = -decay + 1j * (0 * decay if frequency is None else frequency[h])
     B, C = pair(wide["B"][h]), pair(wide["C"][0, h])
     P = pair(wide["P"][h]) if "P" in wide else B.new_zeros(0, len(B))
@@ -67,8 +78,10 @@ def matrices(layer, h):
         return torch.cat([x.real, x.imag])
 
     units = torch.eye(n, dtype=torch.complex128)
-    A = torch.stack([real(Lambda * x - P.mT @ (2 * (P.conj() @ x).real + 0j))
-                     for x in (*units, *(1j * units))], dim=1)
+    A = torch.stack(
+        [real(Lambda * x - P.mT @ (2 * (P.conj() @ x).real + 0j)) for x in (*units, *(1j * units))],
+        dim=1,
+    )
     one = torch.eye(2 * n, dtype=torch.float64)
     if getattr(layer, "discretization", "bilinear") == "bilinear":
         left = torch.linalg.inv(one - dt / 2 * A)
@@ -131,7 +144,7 @@ def test_causal(layer, L, data):
     u = signal(layer, L)
     t = data.draw(st.integers(0, L - 1))
     other = u.clone()
-    other[:, t + 1:] = signal(layer, L)[:, t + 1:]
+    other[:, t + 1 :] = signal(layer, L)[:, t + 1 :]
     y = layer(u)
     assert_close(layer(other)[:, : t + 1], y[:, : t + 1], y.abs().max().item(), 1e-12)
     assert_close(layer(u[:, : t + 1]), y[:, : t + 1], y.abs().max().item())
@@ -211,17 +224,22 @@ def test_channels_are_independent(layer, L):
     assert not layer(u)[..., :h].any()
 
 
-@given(layers(st.booleans()), lengths, st.sampled_from(["expanded", "transposed", "sliced",
-                                                        "reversed batch", "offset"]))
+@given(
+    layers(st.booleans()),
+    lengths,
+    st.sampled_from(["expanded", "transposed", "sliced", "reversed batch", "offset"]),
+)
 def test_views(layer, L, how):
     """Any strides give the numbers of a contiguous copy."""
     u = signal(layer, L)
     H = layer.d_model
-    view = {"expanded": lambda: u[:1].expand(3, L, H),
-            "transposed": lambda: u.permute(2, 1, 0).contiguous().permute(2, 1, 0),
-            "sliced": lambda: u.repeat_interleave(2, dim=1)[:, ::2],
-            "reversed batch": lambda: u.flip(0),
-            "offset": lambda: torch.cat([u.new_zeros(1), u.flatten()])[1:].view(u.shape)}[how]()
+    view = {
+        "expanded": lambda: u[:1].expand(3, L, H),
+        "transposed": lambda: u.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+        "sliced": lambda: u.repeat_interleave(2, dim=1)[:, ::2],
+        "reversed batch": lambda: u.flip(0),
+        "offset": lambda: torch.cat([u.new_zeros(1), u.flatten()])[1:].view(u.shape),
+    }[how]()
     y = layer(view.clone(memory_format=torch.contiguous_format))
     assert_close(layer(view), y, tolerance=1e-12)
     for p in layer.parameters():  # parameters in any strides, too
@@ -229,8 +247,11 @@ def test_views(layer, L, how):
     assert_close(layer(view), y)  # the kernel's rounding differs with the order of its sums
 
 
-@given(layers(st.booleans(), dtype=torch.float32), lengths,
-       st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+@given(
+    layers(st.booleans(), dtype=torch.float32),
+    lengths,
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+)
 def test_dtypes(layer, L, dtype):
     u = signal(layer, L).to(dtype)
     y, exact = layer(u), layer.double()(u.double())
@@ -266,18 +287,32 @@ def test_bad_states_are_refused(layer, data):
     shape = data.draw(st.lists(st.integers(0, 4), max_size=4).map(tuple))
     assume(shape != tuple(good))
     u, state = signal(layer, 5), torch.zeros(shape, dtype=torch.complex64)
-    for call in (lambda: layer(u, state), lambda: layer.step(u[:, 0], state),
-                 lambda: layer.stepper().step(u[:, 0], state)):
+    for call in (
+        lambda: layer(u, state),
+        lambda: layer.step(u[:, 0], state),
+        lambda: layer.stepper().step(u[:, 0], state),
+    ):
         with pytest.raises(ValueError, match="state has shape"):
             call()
 
 
-ANYTHING = st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.floats(), st.just([0.01, 0.1]),
-                     st.integers(max_value=0), st.just(object()))
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.text(max_size=3),
+    st.floats(),
+    st.just([0.01, 0.1]),
+    st.integers(max_value=0),
+    st.just(object()),
+)
 
 
-@given(ANYTHING, st.sampled_from(["d_model", "d_state", "measure", "dt_min", "dt_max",
-                                  "bidirectional", "dtype"]))
+@given(
+    ANYTHING,
+    st.sampled_from(
+        ["d_model", "d_state", "measure", "dt_min", "dt_max", "bidirectional", "dtype"]
+    ),
+)
 def test_bad_arguments_are_named(value, name):
     good = {"d_model": 2, "d_state": 4, "measure": "legs", "dt_min": 0.01, "dt_max": 0.1}
     assume(not (name == "bidirectional" and isinstance(value, bool)))
@@ -287,9 +322,15 @@ def test_bad_arguments_are_named(value, name):
         S4(**good | {name: value})
 
 
-@given(st.integers(1, 5), st.integers(1, 3), st.sampled_from(["zoh", "bilinear"]), lengths,
-       st.sampled_from([-3.0, -1.0, -1e-6, -1e-300, 0.0]), st.sampled_from([0.0, 1e-9, 1.0, 50.0]),
-       st.sampled_from([1e-6, 0.1, 1.0, 2.0]))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.sampled_from(["zoh", "bilinear"]),
+    lengths,
+    st.sampled_from([-3.0, -1.0, -1e-6, -1e-300, 0.0]),
+    st.sampled_from([0.0, 1e-9, 1.0, 50.0]),
+    st.sampled_from([1e-6, 0.1, 1.0, 2.0]),
+)
 def test_diagonal_systems_at_the_edges(n, outputs, method, L, decay, frequency, dt):
     """Also where Lambda is 0, nearly 0, or where a bilinear step forgets everything."""
     torch.manual_seed(n)
@@ -322,8 +363,13 @@ def test_dplr_systems(measure, half, dt, L):
     Lambda, P, B, _ = dplr(measure, 2 * half)
     columns = torch.tensor(P.reshape(2 * half, -1)[:half].T.copy())[None]
     C = torch.randn(2, 1, half, dtype=torch.complex128, generator=torch.Generator().manual_seed(L))
-    system = DPLR(torch.tensor(Lambda[None, :half]), columns, torch.tensor(B[None, :half]), C,
-                  torch.tensor([dt], dtype=torch.float64))
+    system = DPLR(
+        torch.tensor(Lambda[None, :half]),
+        columns,
+        torch.tensor(B[None, :half]),
+        C,
+        torch.tensor([dt], dtype=torch.float64),
+    )
     K, recurrence = system.kernel(L), system.discretize()
     _, x = recurrence.step(torch.ones(1, dtype=torch.float64), torch.zeros_like(system.B))
     first = 2 * (C * x).sum(-1).real

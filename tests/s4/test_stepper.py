@@ -13,8 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ssm_core.optim import parameter_groups
 from ssm_core.s4 import S4, S4D, SequenceModel
 
-LAYERS = {"S4": lambda: S4(3, 8), "S4D": lambda: S4D(3, 8), "legt": lambda: S4(3, 8, "legt"),
-          "real": lambda: S4D(3, 5, "real", discretization="bilinear")}
+LAYERS = {
+    "S4": lambda: S4(3, 8),
+    "S4D": lambda: S4D(3, 8),
+    "legt": lambda: S4(3, 8, "legt"),
+    "real": lambda: S4D(3, 5, "real", discretization="bilinear"),
+}
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 
@@ -87,13 +91,21 @@ def by_numpy(layer):
 
 
 WRITERS = {
-    "AdamW fused": adamw(fused=True), "AdamW foreach": adamw(foreach=True),
-    "AdamW loop": adamw(foreach=False), "groups": lambda layer: train(
-        layer, torch.optim.AdamW(parameter_groups(layer, 0.05, memory_lr=0.05))),
+    "AdamW fused": adamw(fused=True),
+    "AdamW foreach": adamw(foreach=True),
+    "AdamW loop": adamw(foreach=False),
+    "groups": lambda layer: train(
+        layer, torch.optim.AdamW(parameter_groups(layer, 0.05, memory_lr=0.05))
+    ),
     "SGD": lambda layer: train(layer, torch.optim.SGD(layer.parameters(), lr=1e-3)),
-    "data in place": by_data, "new data": by_other_data, "vector": by_vector,
-    "new parameters": by_new_parameters, "numpy": by_numpy, "no_grad": by_no_grad,
-    "inference_mode": by_inference_mode, "EMA": ema,
+    "data in place": by_data,
+    "new data": by_other_data,
+    "vector": by_vector,
+    "new parameters": by_new_parameters,
+    "numpy": by_numpy,
+    "no_grad": by_no_grad,
+    "inference_mode": by_inference_mode,
+    "EMA": ema,
     "state_dict": lambda layer: layer.load_state_dict(other(layer)),
     "assign": lambda layer: layer.load_state_dict(other(layer), assign=True),
     "double": lambda layer: (layer.double(), by_data(layer), layer.float()),
@@ -143,7 +155,8 @@ def test_functional_call(make):
 
     state = layer.default_state(2)
     got, _ = torch.func.functional_call(
-        Step(), {f"layer.{name}": p for name, p in new.items()}, (u, state))
+        Step(), {f"layer.{name}": p for name, p in new.items()}, (u, state)
+    )
     want = torch.func.functional_call(layer, new, (u[:, None],))[:, 0]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(got, layer.step(u, state)[0], rtol=1e-3)
@@ -171,9 +184,11 @@ def test_a_stepper_cannot_be_changed():
 
 
 @every_layer
-@pytest.mark.parametrize("copied", [
-    copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), lambda x: x.to("cpu")],
-    ids=["copy", "deepcopy", "pickle", "to"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), lambda x: x.to("cpu")],
+    ids=["copy", "deepcopy", "pickle", "to"],
+)
 def test_copies_of_steppers_and_layers(make, copied):
     layer, u = make(), torch.randn(2, 3)
     stepper, state = layer.stepper(), layer.default_state(2)
@@ -268,8 +283,9 @@ def test_a_network_follows_its_parameters():
     buffer = io.BytesIO()
     torch.save(snapshot, buffer)
     buffer.seek(0)
-    torch.testing.assert_close(stepped(torch.load(buffer, weights_only=False)), before, rtol=1e-4,
-                               atol=1e-4)
+    torch.testing.assert_close(
+        stepped(torch.load(buffer, weights_only=False)), before, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_stepper_of_a_network_does_not_drop():

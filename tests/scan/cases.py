@@ -19,10 +19,28 @@ GRID = list(itertools.product(LENGTHS, STATES, CHANNELS))
 # Each value of the grid, and the pairs that go wrong first: around a chunk, a block of channels and
 # a power of two, many states with few steps, many channels with one state.
 SELECTION = [
-    (1, 1, 1), (1, 256, 3), (2, 16, 500), (2, 64, 1), (3, 8, 32), (3, 17, 1), (63, 16, 3),
-    (63, 256, 1), (64, 64, 32), (64, 17, 3), (64, 256, 1), (65, 8, 1), (65, 16, 500), (65, 64, 3),
-    (127, 17, 32), (127, 1, 500), (1000, 16, 3), (1000, 1, 32), (1025, 8, 3), (1025, 17, 1),
-    (2049, 16, 1), (4097, 8, 3),
+    (1, 1, 1),
+    (1, 256, 3),
+    (2, 16, 500),
+    (2, 64, 1),
+    (3, 8, 32),
+    (3, 17, 1),
+    (63, 16, 3),
+    (63, 256, 1),
+    (64, 64, 32),
+    (64, 17, 3),
+    (64, 256, 1),
+    (65, 8, 1),
+    (65, 16, 500),
+    (65, 64, 3),
+    (127, 17, 32),
+    (127, 1, 500),
+    (1000, 16, 3),
+    (1000, 1, 32),
+    (1025, 8, 3),
+    (1025, 17, 1),
+    (2049, 16, 1),
+    (4097, 8, 3),
 ]
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")
 FEATURES = {
@@ -43,8 +61,21 @@ FEATURES = {
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 5e-3, torch.float16: 7e-4}
 
 
-def arguments(b=1, d=3, L=5, n=4, g=1, *, constant="", without=(), packed=False,
-              delta_softplus=True, dtype=torch.float32, device="cpu", seed=0):
+def arguments(
+    b=1,
+    d=3,
+    L=5,
+    n=4,
+    g=1,
+    *,
+    constant="",
+    without=(),
+    packed=False,
+    delta_softplus=True,
+    dtype=torch.float32,
+    device="cpu",
+    seed=0,
+):
     """Random arguments of a scan by name; decays of a step run from nearly 1 to below 1e-10.
 
     They come from the CPU's generator, so that each device gets the same numbers. Packed are four
@@ -81,7 +112,8 @@ def solution(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus,
     """
     u, delta, A, B, C, D, z, bias, start = (
         None if x is None else x.double().cpu().numpy()
-        for x in (u, delta, A, B, C, D, z, delta_bias, initial_state))
+        for x in (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    )
     (b, d, L), n = u.shape, A.shape[1]
     dt = delta if bias is None else delta + bias[:, None]
     dt = np.logaddexp(0, dt) if delta_softplus else dt
@@ -113,23 +145,32 @@ def solution(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus,
 
 def results(function, x, wanted=("out", "last_state"), **options):
     """Out, last_state and the gradients of all tensors by name, for fixed gradients of ``wanted``."""
-    x = {name: value.detach().requires_grad_() if is_float(value) else value
-         for name, value in x.items()}
+    x = {
+        name: value.detach().requires_grad_() if is_float(value) else value
+        for name, value in x.items()
+    }
     got = dict(zip(("out", "last_state"), function(**x, return_last_state=True, **options)))
     inputs = {name: value for name, value in x.items() if is_float(value)}
     weights = upstream(got)
-    gradients = torch.autograd.grad([got[name] for name in wanted], list(inputs.values()),
-                                    [weights[name] for name in wanted], allow_unused=True,
-                                    materialize_grads=True)
-    return ({name: y.detach() for name, y in got.items()}
-            | {f"gradient of {name}": g for name, g in zip(inputs, gradients)})
+    gradients = torch.autograd.grad(
+        [got[name] for name in wanted],
+        list(inputs.values()),
+        [weights[name] for name in wanted],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return {name: y.detach() for name, y in got.items()} | {
+        f"gradient of {name}": g for name, g in zip(inputs, gradients)
+    }
 
 
 def upstream(outputs):
     """Fixed gradients of outputs, the same numbers in every dtype."""
     generator = torch.Generator().manual_seed(1)
-    return {name: (torch.randint(-16, 17, y.shape, generator=generator) / 8).to(y)
-            for name, y in outputs.items()}
+    return {
+        name: (torch.randint(-16, 17, y.shape, generator=generator) / 8).to(y)
+        for name, y in outputs.items()
+    }
 
 
 def exactly(x):
@@ -192,8 +233,9 @@ class Behaviour:
         return selective_scan_fn(**x, backend=self.backend)
 
     def make(self, sizes, **options):
-        return arguments(**sizes | ({"b": 1} if options.get("packed") else {}), **options,
-                         device=self.device)
+        return arguments(
+            **sizes | ({"b": 1} if options.get("packed") else {}), **options, device=self.device
+        )
 
     @pytest.mark.parametrize("feature", FEATURES)
     @pytest.mark.parametrize("shape", ["odd", "full"])
@@ -230,15 +272,19 @@ class Behaviour:
         for name in ("A", "initial_state"):
             alone = x[name].detach().requires_grad_()
             out = self.scan(**x | {name: alone})
-            gradient, = torch.autograd.grad(out, alone, upstream({"out": out})["out"])
+            (gradient,) = torch.autograd.grad(out, alone, upstream({"out": out})["out"])
             assert_close({"g": gradient}, {"g": want[f"gradient of {name}"]}, 1e-6)
 
     def test_any_strides(self):
         x = self.make(self.odd)
-        strided = {name: value.mT.contiguous().mT if is_float(value) and value.ndim > 1 else value
-                   for name, value in x.items()}
+        strided = {
+            name: value.mT.contiguous().mT if is_float(value) and value.ndim > 1 else value
+            for name, value in x.items()
+        }
         assert not strided["u"].is_contiguous()
-        assert_close(results(self.scan, strided), results(self.scan, x), self.tolerance[torch.float32])
+        assert_close(
+            results(self.scan, strided), results(self.scan, x), self.tolerance[torch.float32]
+        )
 
     @pytest.mark.parametrize("shape", ["odd", "full"])
     def test_sliced_and_expanded_arguments(self, shape):
@@ -254,23 +300,29 @@ class Behaviour:
         tolerance = self.tolerance[torch.bfloat16]
         assert_close(results(self.scan, sliced), results(self.scan, x), tolerance)
 
-        expanded = {name: value[..., :1].expand(value.shape) if name in ("u", "B", "z") else value
-                    for name, value in x.items()}
-        copied = {name: value.clone() if torch.is_tensor(value) else value
-                  for name, value in expanded.items()}
+        expanded = {
+            name: value[..., :1].expand(value.shape) if name in ("u", "B", "z") else value
+            for name, value in x.items()
+        }
+        copied = {
+            name: value.clone() if torch.is_tensor(value) else value
+            for name, value in expanded.items()
+        }
         assert_close(results(self.scan, expanded), results(self.scan, copied), tolerance)
 
     @pytest.mark.parametrize("feature", ["two groups", "constant B", "constant C", "packed"])
     def test_nothing_beside_the_arguments_is_read(self, feature):
         """Each argument in the middle of NaN, of which no product with 0 is 0."""
+
         def surrounded(value):
             flat = value.new_full((value.numel() + 2**12,), float("nan"))
             middle = flat[2**11 : 2**11 + value.numel()].view(value.shape)
             return middle.copy_(value)
 
         x = self.make(self.odd, **FEATURES[feature])
-        inside = {name: surrounded(value) if is_float(value) else value
-                  for name, value in x.items()}
+        inside = {
+            name: surrounded(value) if is_float(value) else value for name, value in x.items()
+        }
         assert_same_bits(results(self.scan, inside), results(self.scan, x))
 
     @pytest.mark.parametrize("shape", ["odd", "full"])
@@ -308,8 +360,10 @@ class Behaviour:
         def in_two(cut, return_last_state, **x):
             pieces = []
             for steps in (slice(cut), slice(cut, None)):
-                part = {name: value[..., steps] if name in ("u", "delta", "B", "C", "z") else value
-                        for name, value in x.items()}
+                part = {
+                    name: value[..., steps] if name in ("u", "delta", "B", "C", "z") else value
+                    for name, value in x.items()
+                }
                 part["initial_state"] = pieces[-1][1] if pieces else x["initial_state"]
                 pieces.append(self.scan(**part, return_last_state=True))
             return torch.cat([out for out, _ in pieces], dim=-1), pieces[-1][1]
@@ -325,10 +379,13 @@ class Behaviour:
             outs, lasts = [], []
             bounds = cu_seqlens.tolist()
             for i, steps in enumerate(map(slice, bounds, bounds[1:])):
-                part = {name: value[..., steps] if name in ("u", "delta", "B", "C", "z") else value
-                        for name, value in x.items()}
-                out, last = self.scan(**part, initial_state=initial_state[i : i + 1],
-                                      return_last_state=True)
+                part = {
+                    name: value[..., steps] if name in ("u", "delta", "B", "C", "z") else value
+                    for name, value in x.items()
+                }
+                out, last = self.scan(
+                    **part, initial_state=initial_state[i : i + 1], return_last_state=True
+                )
                 outs.append(out)
                 lasts.append(last)
             return torch.cat(outs, dim=-1), torch.cat(lasts)
@@ -348,8 +405,9 @@ class Behaviour:
             exact = torch.expm1(rates * L) / torch.expm1(rates)
             # L roundings of a decay near 1 (in float32 some of them are 1) and of a growing sum.
             tolerance = (L + 64) * self.exp_error * torch.finfo(dtype).eps / 2
-            torch.testing.assert_close(got["last_state"][0, 0].double(), exact, rtol=tolerance,
-                                       atol=0)
+            torch.testing.assert_close(
+                got["last_state"][0, 0].double(), exact, rtol=tolerance, atol=0
+            )
 
     def test_large_numbers_overflow_to_infinity_and_nan_stays(self):
         x = self.make({"b": 1, "d": 3, "L": 70, "n": 2}, without=OPTIONAL, delta_softplus=False)
@@ -367,8 +425,10 @@ class Behaviour:
         state = torch.zeros_like(last).float()
         if x["initial_state"] is not None:
             state.copy_(x["initial_state"])
-        steps = [selective_state_update(state, *step, delta_softplus)
-                 for step, delta_softplus in columns(x)]
+        steps = [
+            selective_state_update(state, *step, delta_softplus)
+            for step, delta_softplus in columns(x)
+        ]
         got = {"out": torch.stack(steps, dim=-1), "last_state": state}
         assert_close(got, {"out": want, "last_state": last}, self.tolerance[torch.float32])
 
@@ -378,18 +438,25 @@ class Behaviour:
         slots = torch.tensor([5, -1, 0, 2], dtype=torch.int32, device=self.device)
         # States with strides of their own: each second slot of a larger pool, states before channels.
         d, n = x["A"].shape
-        pool = torch.randn(12, n, d, generator=torch.Generator().manual_seed(2)).to(
-            self.device, dtype).mT[::2]
+        pool = (
+            torch.randn(12, n, d, generator=torch.Generator().manual_seed(2))
+            .to(self.device, dtype)
+            .mT[::2]
+        )
         before = pool.clone()
         step, softplus = next(columns(x))
         y = selective_state_update(pool, *step, softplus, state_batch_indices=slots)
         assert y.dtype == dtype and pool.dtype == dtype
         start = exactly({"s": torch.stack([before[i] for i in (5, 0, 0, 2)])})["s"]
-        want, last = selective_scan_ref(**exactly(x) | {"initial_state": start},
-                                        return_last_state=True)
+        want, last = selective_scan_ref(
+            **exactly(x) | {"initial_state": start}, return_last_state=True
+        )
         used = [0, 2, 3]
-        assert_close({"y": y[used], "state": pool[slots[used].long()]},
-                     {"y": want[used, :, 0], "state": last[used]}, max(self.tolerance[dtype], 1e-5))
+        assert_close(
+            {"y": y[used], "state": pool[slots[used].long()]},
+            {"y": want[used, :, 0], "state": last[used]},
+            max(self.tolerance[dtype], 1e-5),
+        )
         assert not y[1].any() and torch.equal(pool[[1, 3, 4]], before[[1, 3, 4]])
 
     def test_step_of_slices(self):
@@ -411,8 +478,9 @@ class Behaviour:
         state, want_state = x["initial_state"].clone(), x["initial_state"].clone()
         want = selective_state_update(want_state, u, dt, A, *rest, softplus)
         y = selective_state_update(state, u, dt, torch.log(-A), *rest, softplus, A_is_log=True)
-        assert_close({"y": y, "state": state}, {"y": want, "state": want_state},
-                     TOLERANCE[torch.float32])
+        assert_close(
+            {"y": y, "state": state}, {"y": want, "state": want_state}, TOLERANCE[torch.float32]
+        )
 
     def test_step_of_no_rows(self):
         x = self.make(self.odd | {"b": 0, "L": 1})
@@ -423,7 +491,13 @@ class Behaviour:
 def columns(x):
     """The arguments of one step at a time: (x, dt, A, B, C, D, z, dt_bias) and whether softplus."""
     for t in range(x["u"].shape[-1]):
-        at = {name: value[..., t] if name in ("u", "delta", "B", "C", "z") and value is not None
-              else value for name, value in x.items()}
-        yield [at[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")], at[
-            "delta_softplus"]
+        at = {
+            name: value[..., t]
+            if name in ("u", "delta", "B", "C", "z") and value is not None
+            else value
+            for name, value in x.items()
+        }
+        yield (
+            [at[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")],
+            at["delta_softplus"],
+        )

@@ -41,8 +41,16 @@ class TestTriton(Behaviour):
 
 
 # More than a block of channels, states over several lanes, chunks that end before a tile or after it.
-SIZES = [(1, 1, 1), (2, 17, 3), (3, 1, 33), (5, 64, 2), (63, 9, 2), (64, 8, 1), (65, 2, 3),
-         (130, 1, 2)]
+SIZES = [
+    (1, 1, 1),
+    (2, 17, 3),
+    (3, 1, 33),
+    (5, 64, 2),
+    (63, 9, 2),
+    (64, 8, 1),
+    (65, 2, 3),
+    (130, 1, 2),
+]
 
 
 @pytest.mark.parametrize("L, n, d", SIZES)

@@ -115,7 +115,9 @@ def every_task_a_thread(monkeypatch):
 @pytest.mark.parametrize("implementation", ["numba"], indirect=True)
 def test_a_small_call_takes_one_thread(implementation, monkeypatch):
     asked = []
-    monkeypatch.setattr(cpu.compiled, "run_in_threads", lambda tasks, threads: asked.append(threads))
+    monkeypatch.setattr(
+        cpu.compiled, "run_in_threads", lambda tasks, threads: asked.append(threads)
+    )
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
@@ -128,8 +130,14 @@ def test_a_small_call_takes_one_thread(implementation, monkeypatch):
 
 
 @both
-@pytest.mark.parametrize("options", [{"b": 1, "d": 300}, {"b": 3, "d": 130, "g": 2},
-                                     {"b": 1, "d": 130, "packed": True, "constant": "B"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"b": 1, "d": 300},
+        {"b": 3, "d": 130, "g": 2},
+        {"b": 1, "d": 130, "packed": True, "constant": "B"},
+    ],
+)
 def test_bits_do_not_depend_on_the_number_of_threads(implementation, options, every_task_a_thread):
     assert_bits_do_not_depend_on_threads(arguments(**options, L=150, n=5))
 
@@ -192,8 +200,10 @@ def test_no_tensor_has_states_for_all_steps(implementation, d, L, n):
 @both
 def test_backward_saves_states_of_chunks_only(implementation):
     b, d, L, n = 1, 8, 1000, 16
-    x = {name: value.requires_grad_() if is_float(value) else value
-         for name, value in arguments(b, d, L, n).items()}
+    x = {
+        name: value.requires_grad_() if is_float(value) else value
+        for name, value in arguments(b, d, L, n).items()
+    }
     sizes = []
 
     def pack(tensor):
@@ -218,8 +228,12 @@ A = -torch.log(torch.tensor([[2.0]]))
 one = torch.ones(1, 1)
 assert selective_scan_fn(u, u, A, one, one).tolist() == [[[1, 1.5, 1.75]]]
 print(cpu.compiled is None)"""
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True,
-                         encoding="utf-8", check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 

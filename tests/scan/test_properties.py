@@ -27,12 +27,18 @@ def scans(draw, *, packed=None, dtype=torch.float64, fewest=0, constant=None, so
     g = draw(st.integers(1, 3))
     packed = draw(st.booleans()) if packed is None else packed
     x = arguments(
-        b=1 if packed else draw(st.integers(fewest, 3)), d=g * draw(st.integers(1, 4)),
-        L=draw(st.integers(fewest, 9) | st.integers(60, 70)), n=draw(st.integers(1, 5)), g=g,
-        packed=packed, dtype=dtype, without=draw(st.sets(st.sampled_from(OPTIONAL))),
+        b=1 if packed else draw(st.integers(fewest, 3)),
+        d=g * draw(st.integers(1, 4)),
+        L=draw(st.integers(fewest, 9) | st.integers(60, 70)),
+        n=draw(st.integers(1, 5)),
+        g=g,
+        packed=packed,
+        dtype=dtype,
+        without=draw(st.sets(st.sampled_from(OPTIONAL))),
         constant=draw(st.sampled_from(["", "B", "C", "BC"])) if constant is None else constant,
         delta_softplus=draw(st.booleans()) if softplus is None else softplus,
-        seed=draw(st.integers(0, 2**20)))
+        seed=draw(st.integers(0, 2**20)),
+    )
     if packed:
         L = x["u"].shape[-1]
         inner = sorted(draw(st.lists(st.integers(0, L), max_size=4)))
@@ -58,6 +64,7 @@ def backends():
 @pytest.fixture(scope="module")
 def scan(backends):
     """A scan on the backend of the test; Hypothesis wants fixtures that a test does not change."""
+
     def run(**x):
         with pytest.MonkeyPatch.context() as patch:
             if backends[-1] == "torch":
@@ -73,8 +80,9 @@ def scan(backends):
 
 def at(x, times):
     """The arguments at some of the times."""
-    return x | {name: x[name][..., times] for name in TIMES
-                if x[name] is not None and x[name].ndim > 2}
+    return x | {
+        name: x[name][..., times] for name in TIMES if x[name] is not None and x[name].ndim > 2
+    }
 
 
 def close(got, want, dtype=torch.float64):
@@ -97,8 +105,11 @@ def test_linear_in_the_input_and_the_state(scan, x, factor, seed):
 
     def other(name):
         value = x[name]
-        return None if value is None else torch.randn(value.shape, generator=generator,
-                                                      dtype=value.dtype)
+        return (
+            None
+            if value is None
+            else torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        )
 
     v, w = other("u"), other("initial_state")
     a, b = scan(**x), scan(**x | {"u": v, "initial_state": w})
@@ -152,9 +163,16 @@ def test_packed_sequences_are_separate_ones(scan, x):
     parts = []
     for i, (start, stop) in enumerate(zip(bounds, bounds[1:])):
         state = None if x["initial_state"] is None else x["initial_state"][i : i + 1]
-        parts.append(scan(**at(x, slice(start, stop)) | {"initial_state": state, "cu_seqlens": None}))
-    close(scan(**x), {"out": torch.cat([part["out"] for part in parts], dim=-1),
-                      "last": torch.cat([part["last"] for part in parts])})
+        parts.append(
+            scan(**at(x, slice(start, stop)) | {"initial_state": state, "cu_seqlens": None})
+        )
+    close(
+        scan(**x),
+        {
+            "out": torch.cat([part["out"] for part in parts], dim=-1),
+            "last": torch.cat([part["last"] for part in parts]),
+        },
+    )
 
 
 @given(x=scans(packed=False, fewest=1, constant=""))
@@ -166,9 +184,20 @@ def test_steps_are_the_scan(scan, x):
     ys = []
     for t in range(x["u"].shape[-1]):
         now = at(x, t)
-        ys.append(selective_state_update(
-            state, now["u"], now["delta"], now["A"], now["B"], now["C"], now["D"], now["z"],
-            now["delta_bias"], now["delta_softplus"]))
+        ys.append(
+            selective_state_update(
+                state,
+                now["u"],
+                now["delta"],
+                now["A"],
+                now["B"],
+                now["C"],
+                now["D"],
+                now["z"],
+                now["delta_bias"],
+                now["delta_softplus"],
+            )
+        )
     close({"out": torch.stack(ys, dim=-1), "last": state}, want)
 
 
@@ -178,8 +207,10 @@ def test_steps_are_the_scan(scan, x):
 @given(x=scans(packed=False), data=st.data())
 def test_rows_of_a_batch_do_not_meet(scan, x, data):
     order = data.draw(st.permutations(range(x["u"].shape[0])))
-    mixed = {name: value[order] if is_float(value) and value.ndim > 2 else value
-             for name, value in x.items()}
+    mixed = {
+        name: value[order] if is_float(value) and value.ndim > 2 else value
+        for name, value in x.items()
+    }
     close(scan(**mixed), {name: y[order] for name, y in scan(**x).items()})
 
 
@@ -188,11 +219,15 @@ def test_channels_do_not_meet(scan, x, data):
     """Channels change places within their group, and groups with each other."""
     d, g = x["A"].shape[0], next((x[M].shape[1] for M in "BC" if x[M].ndim == 4), 1)
     groups = data.draw(st.permutations(range(g)))
-    order = [group * (d // g) + c for group in groups
-             for c in data.draw(st.permutations(range(d // g)))]
+    order = [
+        group * (d // g) + c for group in groups for c in data.draw(st.permutations(range(d // g)))
+    ]
     axis = {"u": 1, "delta": 1, "A": 0, "D": 0, "z": 1, "delta_bias": 0, "initial_state": 1}
-    mixed = x | {name: x[name].index_select(i, torch.tensor(order)) for name, i in axis.items()
-                 if x[name] is not None}
+    mixed = x | {
+        name: x[name].index_select(i, torch.tensor(order))
+        for name, i in axis.items()
+        if x[name] is not None
+    }
     mixed |= {M: x[M][:, groups] if x[M].ndim == 4 else x[M][order] for M in "BC"}
     close(scan(**mixed), {name: y[:, order] for name, y in scan(**x).items()})
 
@@ -253,8 +288,9 @@ def test_expanded_arguments(scan, x, data):
     for name in names:
         axis = data.draw(st.integers(0, x[name].ndim - 1))
         expanded[name] = x[name].narrow(axis, 0, 1).expand(x[name].shape)
-    copied = {name: value.clone() if torch.is_tensor(value) else value
-              for name, value in expanded.items()}
+    copied = {
+        name: value.clone() if torch.is_tensor(value) else value for name, value in expanded.items()
+    }
     close(scan(**expanded), scan(**copied))
 
 
@@ -264,22 +300,35 @@ def test_gradients_have_the_shapes_of_their_arguments(scan, x):
     leaves = {name: value.detach().requires_grad_() for name, value in x.items() if is_float(value)}
     got = scan(**x | leaves)
     out, last = selective_scan_fn(**x | leaves, return_last_state=True, backend="reference")
-    gradients, want = (torch.autograd.grad(y.square().sum() + z.sum(), list(leaves.values()),
-                                           allow_unused=True, materialize_grads=True)
-                       for y, z in ((got["out"], got["last"]), (out, last)))
+    gradients, want = (
+        torch.autograd.grad(
+            y.square().sum() + z.sum(),
+            list(leaves.values()),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        for y, z in ((got["out"], got["last"]), (out, last))
+    )
     close(dict(zip(leaves, gradients)), dict(zip(leaves, want)))
 
 
 # --- dtypes -----------------------------------------------------------------------------------------
 
 
-@given(x=scans(dtype=torch.float32),
-       dtypes=st.fixed_dictionaries({name: st.sampled_from([torch.float32, torch.bfloat16,
-                                                            torch.float16])
-                                     for name in (*TIMES, "initial_state")}))
+@given(
+    x=scans(dtype=torch.float32),
+    dtypes=st.fixed_dictionaries(
+        {
+            name: st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+            for name in (*TIMES, "initial_state")
+        }
+    ),
+)
 def test_dtypes_may_differ(scan, x, dtypes):
-    lower = {name: value.to(dtypes[name]) if name in dtypes and value is not None else value
-             for name, value in x.items()}
+    lower = {
+        name: value.to(dtypes[name]) if name in dtypes and value is not None else value
+        for name, value in x.items()
+    }
     exact = {name: value.double() if is_float(value) else value for name, value in lower.items()}
     got = scan(**lower)
     assert got["out"].dtype == dtypes["u"] and got["last"].dtype == torch.float32
@@ -298,22 +347,41 @@ def wrong(draw, name, value):
         return draw(st.sampled_from([None, "gpu", "", 3])), (TypeError, ValueError)
     if name == "cu_seqlens":
         L = 6
-        bounds = draw(st.sampled_from([[0], [0, L + 1], [1, L], [0, 4, 2, L], [0, -1, L], [[0, L]],
-                                       [0, L - 1], []]))
+        bounds = draw(
+            st.sampled_from(
+                [[0], [0, L + 1], [1, L], [0, 4, 2, L], [0, -1, L], [[0, L]], [0, L - 1], []]
+            )
+        )
         cuts = torch.tensor(bounds, dtype=torch.int32)
-        other = draw(st.sampled_from([cuts, [0, L], torch.tensor([0, L]), torch.tensor([0.0, L]),
-                                      cuts.to("meta") if bounds == [0, L - 1] else cuts]))
+        other = draw(
+            st.sampled_from(
+                [
+                    cuts,
+                    [0, L],
+                    torch.tensor([0, L]),
+                    torch.tensor([0.0, L]),
+                    cuts.to("meta") if bounds == [0, L - 1] else cuts,
+                ]
+            )
+        )
         return other, (TypeError, ValueError)
     kinds = ["type", "dtype", "axes", "size", "device"]
     kind = draw(st.sampled_from(kinds))
     if kind == "type":
         return draw(st.sampled_from([1.0, "u", [0.0], value.numpy()])), TypeError
     if kind == "dtype":
-        return value.to(draw(st.sampled_from([torch.int64, torch.bool, torch.complex64,
-                                              torch.float64]))), TypeError
+        return value.to(
+            draw(st.sampled_from([torch.int64, torch.bool, torch.complex64, torch.float64]))
+        ), TypeError
     if kind == "axes":
-        return draw(st.sampled_from([value[None, None, None], value.flatten()[:0].reshape(()) if
-                                     value.numel() == 0 else value.flatten()[0]])), ValueError
+        return draw(
+            st.sampled_from(
+                [
+                    value[None, None, None],
+                    value.flatten()[:0].reshape(()) if value.numel() == 0 else value.flatten()[0],
+                ]
+            )
+        ), ValueError
     if kind == "size":
         axis = draw(st.integers(0, value.ndim - 1))
         more = draw(st.sampled_from([5, 7, 11]))  # added to any size of an axis this fits nothing
@@ -341,9 +409,17 @@ def test_bad_input_names_the_argument(scan, data):
 @given(data=st.data())
 def test_bad_input_of_a_step_names_the_argument_and_changes_nothing(data):
     x = arguments(2, 4, 1, 3, g=2, dtype=torch.float32)
-    step = {"state": x["initial_state"], "x": x["u"][..., 0], "dt": x["delta"][..., 0], "A": x["A"],
-            "B": x["B"][..., 0], "C": x["C"][..., 0], "D": x["D"], "z": x["z"][..., 0],
-            "dt_bias": x["delta_bias"]}
+    step = {
+        "state": x["initial_state"],
+        "x": x["u"][..., 0],
+        "dt": x["delta"][..., 0],
+        "A": x["A"],
+        "B": x["B"][..., 0],
+        "C": x["C"][..., 0],
+        "D": x["D"],
+        "z": x["z"][..., 0],
+        "dt_bias": x["delta_bias"],
+    }
     name = data.draw(st.sampled_from(list(step)))
     before = step["state"].clone()
     bad, error = wrong(data.draw, name, step[name])
@@ -354,8 +430,9 @@ def test_bad_input_of_a_step_names_the_argument_and_changes_nothing(data):
     assert torch.equal(before, x["initial_state"])
 
 
-@pytest.mark.parametrize("name, bad", [
-    ("return_last_state", 1), ("backend", "gpu"), ("backend", None)])
+@pytest.mark.parametrize(
+    "name, bad", [("return_last_state", 1), ("backend", "gpu"), ("backend", None)]
+)
 def test_bad_options(name, bad):
     with pytest.raises((TypeError, ValueError), match=f"^{name} is"):
         selective_scan_fn(**arguments() | {name: bad})

@@ -31,8 +31,9 @@ def test_a_state_by_hand():
     weights = torch.ones(1, 2, dtype=torch.float64)
     _, last = selective_scan_ref(u, delta, A, weights, weights, return_last_state=True)
     slow = (1 * 2 ** (-2 / 3) + 2) * 2**-1 + 3
-    torch.testing.assert_close(last[0, 0], torch.tensor([6.0, slow], dtype=torch.float64),
-                               rtol=1e-15, atol=0)
+    torch.testing.assert_close(
+        last[0, 0], torch.tensor([6.0, slow], dtype=torch.float64), rtol=1e-15, atol=0
+    )
 
 
 def test_softplus_of_large_numbers_is_exact():
@@ -56,6 +57,7 @@ def test_derivatives_by_finite_differences(feature, check):
 
 def test_gradient_is_linear_in_length():
     """Nodes of the graph grow with L, and none of them spreads a step over the whole length."""
+
     def nodes(L):
         x = arguments(1, 2, L, 2)
         seen, waiting = set(), [selective_scan_ref(**x | {"u": x["u"].requires_grad_()}).grad_fn]

@@ -44,12 +44,14 @@ def test_solves_the_banded_system(feature):
 def test_positional_order_is_the_usual_one():
     x = arguments(2, 3, 9, 4)
     order = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-    out, last = selective_scan_fn(*(x[name] for name in order), True, True,
-                                  initial_state=x["initial_state"])
+    out, last = selective_scan_fn(
+        *(x[name] for name in order), True, True, initial_state=x["initial_state"]
+    )
     want = selective_scan_ref(**x, return_last_state=True)
     torch.testing.assert_close((out, last), want)
-    assert torch.equal(selective_scan_fn(*(x[name] for name in order), True,
-                                         initial_state=x["initial_state"]), out)
+    assert torch.equal(
+        selective_scan_fn(*(x[name] for name in order), True, initial_state=x["initial_state"]), out
+    )
 
 
 def test_weights_without_a_group():
@@ -75,7 +77,7 @@ def test_initial_state_in_16_bits():
 def test_second_derivatives_are_refused_where_there_are_none():
     x = arguments()
     u = x["u"].requires_grad_()
-    gradient, = torch.autograd.grad(selective_scan_fn(**x).sum(), u, create_graph=True)
+    (gradient,) = torch.autograd.grad(selective_scan_fn(**x).sum(), u, create_graph=True)
     with pytest.raises(NotImplementedError, match="pass backend='reference'"):
         gradient.sum().backward()
 
@@ -84,7 +86,7 @@ def test_reference_has_second_derivatives():
     x = exactly(arguments())
     A = x["A"].requires_grad_()
     out = selective_scan_fn(**x, backend="reference")
-    gradient, = torch.autograd.grad(out.sum(), A, create_graph=True)
+    (gradient,) = torch.autograd.grad(out.sum(), A, create_graph=True)
     assert torch.autograd.grad(gradient.sum(), A)[0].abs().sum() > 0
 
 
@@ -184,7 +186,9 @@ class Layer(torch.nn.Module):
         self.A = torch.nn.Parameter(A)
 
     def forward(self, u, delta, B, C):
-        return selective_scan_fn(u, delta, self.A, B, C, delta_softplus=True, return_last_state=True)
+        return selective_scan_fn(
+            u, delta, self.A, B, C, delta_softplus=True, return_last_state=True
+        )
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -194,8 +198,12 @@ def test_exported_with_any_batch_and_length(strict):
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     shapes = [{0: batch, 2: length}] * 2 + [{0: batch, 3: length}] * 2
     layer = Layer(first["A"])
-    program = torch.export.export(layer, tuple(first[name] for name in names),
-                                  dynamic_shapes=dict(zip(names, shapes)), strict=strict)
+    program = torch.export.export(
+        layer,
+        tuple(first[name] for name in names),
+        dynamic_shapes=dict(zip(names, shapes)),
+        strict=strict,
+    )
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
     assert torch.ops.ssm_core.selective_scan.default in operators
     given = [second[name] for name in names]
@@ -221,8 +229,10 @@ def test_dispatch_modes_and_fake_tensors_see_one_operator():
         assert torch.equal(selective_scan_fn(**x), want)
     assert "ssm_core::selective_scan" in seen.names
     with FakeTensorMode() as mode:
-        fake = {name: mode.from_tensor(value) if torch.is_tensor(value) else value
-                for name, value in x.items()}
+        fake = {
+            name: mode.from_tensor(value) if torch.is_tensor(value) else value
+            for name, value in x.items()
+        }
         assert selective_scan_fn(**fake).shape == want.shape
     assert selective_scan_fn(**fake).shape == want.shape  # fake tensors outlive their mode
 
@@ -272,8 +282,13 @@ def test_step_compiled_in_one_graph():
 def test_a_loop_of_steps_exported():
     class Steps(torch.nn.Module):
         def forward(self, state, u, delta, A, B, C):
-            return torch.stack([selective_state_update(state, u[..., t], delta[..., t], A, B[..., t],
-                                                       C[..., t]) for t in range(3)], dim=-1)
+            return torch.stack(
+                [
+                    selective_state_update(state, u[..., t], delta[..., t], A, B[..., t], C[..., t])
+                    for t in range(3)
+                ],
+                dim=-1,
+            )
 
     x = arguments(2, 4, 3, 5, delta_softplus=False)
     given = tuple(x[name] for name in ("u", "delta", "A", "B", "C"))
@@ -294,23 +309,29 @@ def test_operators_keep_the_rules_of_operators(feature):
     with torch.no_grad():
         out, last, saved = torch.ops.ssm_core.selective_scan(*given, True, "cpu")
         backward = (out, last, *given, saved, "cpu")
-        torch.library.opcheck(torch.ops.ssm_core.selective_scan_backward,
-                              [v.detach() if torch.is_tensor(v) else v for v in backward])
+        torch.library.opcheck(
+            torch.ops.ssm_core.selective_scan_backward,
+            [v.detach() if torch.is_tensor(v) else v for v in backward],
+        )
 
 
 def test_step_keeps_the_rules_of_operators():
     x = arguments(3, 6, 1, 4, g=2)
     step, softplus = next(columns(x))
     for slots in (None, torch.tensor([2, -1, 0], dtype=torch.int32)):
-        torch.library.opcheck(torch.ops.ssm_core.selective_state_update,
-                              (x["initial_state"].clone(), *step, softplus, slots, "reference", False))
+        torch.library.opcheck(
+            torch.ops.ssm_core.selective_state_update,
+            (x["initial_state"].clone(), *step, softplus, slots, "reference", False),
+        )
 
 
 def test_results_are_contiguous_as_the_operators_promise():
     """Also for a gate and a gradient that are not: what is compiled relies on the strides."""
     x = arguments(2, 6, 70, 4, g=2)
-    x = {name: value.mT.contiguous().mT if is_float(value) and value.ndim > 2 else value
-         for name, value in x.items()}
+    x = {
+        name: value.mT.contiguous().mT if is_float(value) and value.ndim > 2 else value
+        for name, value in x.items()
+    }
     *tensors, initial_state, softplus, cuts = x.values()
     given = (*tensors, softplus, initial_state, cuts)
     out, last, saved = torch.ops.ssm_core.selective_scan(*given, True, "cpu")

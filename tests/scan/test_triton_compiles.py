@@ -36,19 +36,27 @@ def launches(monkeypatch):
     """The kernels that get launched and their arguments, instead of a launch."""
     recorded = []
     monkeypatch.setattr(
-        JITFunction, "run",
-        lambda self, *args, grid, warmup, **options: recorded.append((self, args, options)))
+        JITFunction,
+        "run",
+        lambda self, *args, grid, warmup, **options: recorded.append((self, args, options)),
+    )
     return recorded
 
 
 @pytest.mark.parametrize(
     "arch, dtype, stack",
     [
-        (90, torch.bfloat16, {"scan_forward": 0, "sum_span": 8, "carry_across_spans": 0,
-                              "scan_backward": 64}),
+        (
+            90,
+            torch.bfloat16,
+            {"scan_forward": 0, "sum_span": 8, "carry_across_spans": 0, "scan_backward": 64},
+        ),
         # A T4: its 64 KB of shared memory and no bfloat16 in hardware.
-        (75, torch.float16, {"scan_forward": 64, "sum_span": 0, "carry_across_spans": 0,
-                             "scan_backward": 128}),
+        (
+            75,
+            torch.float16,
+            {"scan_forward": 64, "sum_span": 0, "carry_across_spans": 0, "scan_backward": 128},
+        ),
     ],
 )
 def test_registers_and_shared_memory(arch, dtype, stack, launches, monkeypatch, tmp_path):
@@ -111,7 +119,8 @@ def resources(kernel, args, options, arch, folder):
         compiled = RUN(kernel, *args, grid=(1,), warmup=True, **options)
     path = folder / f"{kernel.__name__}.cubin"
     path.write_bytes(compiled.asm["cubin"])
-    usage = subprocess.run([CUOBJDUMP, "-res-usage", path], capture_output=True, encoding="utf-8",
-                           check=True).stdout
+    usage = subprocess.run(
+        [CUOBJDUMP, "-res-usage", path], capture_output=True, encoding="utf-8", check=True
+    ).stdout
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     return found | {"SHARED": compiled.metadata.shared}

@@ -43,13 +43,13 @@ def test_a_kernel_without_masks_has_no_gaps(g, L):
         for plan in (plans.plan_forward(*x, None), plans.plan_backward(*x, None)):
             for lanes in (plan.lanes, plan.span_lanes):
                 full = plan.constants(lanes)["FULL"]
-                assert full == (L % 8 == 0 and channels % lanes.BD == 0
-                                and lanes.G * lanes.M == n)
+                assert full == (L % 8 == 0 and channels % lanes.BD == 0 and lanes.G * lanes.M == n)
 
 
 @pytest.mark.parametrize("processors", [1, 20, 132])
-@pytest.mark.parametrize("b, d, L", [(1, 3, 1), (1, 64, 1000), (2, 1536, 2048), (1, 16, 2**17),
-                                     (3, 5, 0)])
+@pytest.mark.parametrize(
+    "b, d, L", [(1, 3, 1), (1, 64, 1000), (2, 1536, 2048), (1, 16, 2**17), (3, 5, 0)]
+)
 def test_programs_cover_everything_once(processors, b, d, L):
     with mock.patch.object(plans, "processors", return_value=processors):
         x = sizes(b, d, L, 16)
@@ -71,8 +71,9 @@ def test_packed_sequences_are_one_span_each():
     assert saved_shape(x[0], x[1], bounds) == (1000 // 64 + 5, 64, 16)
 
 
-@pytest.mark.parametrize("B_CONST, C_CONST", [(False, False), (True, False), (False, True),
-                                              (True, True)])
+@pytest.mark.parametrize(
+    "B_CONST, C_CONST", [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_workspace(B_CONST, C_CONST):
     """What a block needs, piece by piece: samples, states, and one number for each state."""
     for n, d in itertools.product(STATES, CHANNELS):
@@ -88,8 +89,9 @@ def test_workspace(B_CONST, C_CONST):
 def test_tuning_changes_the_plan():
     x = sizes(1, 1536, 2048, 16)
     plain = plans.plan_backward(*x, None)
-    with mock.patch.object(plans, "TUNING", plans.Tuning(chunk=32, warps_backward=2, slots=0.5,
-                                                         states_forward=4)):
+    with mock.patch.object(
+        plans, "TUNING", plans.Tuning(chunk=32, warps_backward=2, slots=0.5, states_forward=4)
+    ):
         changed = plans.plan_backward(*x, None)
         assert saved_shape(x[0], x[1], None)[0] == 64
         assert changed.constants(changed.lanes)["CHUNK"] == 32

@@ -24,15 +24,22 @@ def count_assertions(source: str) -> int:
 
 def add_count(app, doctree, docname):
     """Say at the foot of a page how many assertions its check cells hold."""
-    cells = [cell for cell in doctree.findall(nodes.container)
-             if "tag_check" in cell.get("classes", ())]
-    total = sum(count_assertions(code.astext()) for cell in cells
-                for code in cell.findall(nodes.literal_block) if "cell_input" in code.parent["classes"])
+    cells = [
+        cell for cell in doctree.findall(nodes.container) if "tag_check" in cell.get("classes", ())
+    ]
+    total = sum(
+        count_assertions(code.astext())
+        for cell in cells
+        for code in cell.findall(nodes.literal_block)
+        if "cell_input" in code.parent["classes"]
+    )
     sections = [node for node in doctree.children if isinstance(node, nodes.section)]
     if not total or not sections:
         return
-    text = (f"{total} checks ran when this page was made. They stand in the folds named “Check”, "
-            "beside what they prove.")
+    text = (
+        f"{total} checks ran when this page was made. They stand in the folds named “Check”, "
+        "beside what they prove."
+    )
     sections[0] += nodes.paragraph(text, text, classes=["check-count"])
 
 

@@ -17,18 +17,22 @@ class ExerciseList(SphinxDirective):
 
 def fill(app, doctree, docname):
     for place in list(doctree.findall(exercise_list)):
-        place.replace_self([part for page in chapters(app.env) for part in section(app, page, docname)])
+        place.replace_self(
+            [part for page in chapters(app.env) for part in section(app, page, docname)]
+        )
 
 
 def chapters(env):
     """Pages with exercises, in the order of their numbers."""
-    numbers = {page: kinds["exercise"] for page, kinds in env.toc_fignumbers.items()
-               if "exercise" in kinds}
+    numbers = {
+        page: kinds["exercise"] for page, kinds in env.toc_fignumbers.items() if "exercise" in kinds
+    }
     return sorted(numbers, key=lambda page: min(numbers[page].values()))
 
 
 def section(app, page, docname):
     """The chapter's title, and a list of its exercises: number, title, and the time it takes."""
+
     def link(text, anchor=""):
         uri = app.builder.get_relative_uri(docname, page) + anchor
         return nodes.reference("", *text, refuri=uri, internal=True)

@@ -32,6 +32,7 @@ def is_live(path, packages):
 
 def cells_of_page(path):
     """The code cells that the page shows, open or folded: not the one for Colab."""
+
     def shown(cell):
         return not {"remove-cell", "remove-input"} & set(cell.metadata.get("tags", []))
 
@@ -84,8 +85,11 @@ def run_by_import(tree):
 
 def environment(declared, wheel):
     """What a page fetches once its button has been pressed; addresses are relative to the script's."""
+
     def address(key):
-        return "../pyodide/" if SERVED.is_dir() else declared[key].format(version=declared["version"])
+        return (
+            "../pyodide/" if SERVED.is_dir() else declared[key].format(version=declared["version"])
+        )
 
     return {
         "core": address("core"),
@@ -101,8 +105,11 @@ def add_button(app, pagename, templatename, context, doctree):
     if doctree is not None and is_live(app.env.doc2path(pagename), declared["packages"]):
         host = urlsplit(environment(declared, None)["core"]).hostname or "this site"
         app.add_css_file("live/live.css")
-        app.add_js_file("live/live.js", loading_method="defer",
-                        **{"data-host": host, "data-megabytes": str(declared["megabytes"])})
+        app.add_js_file(
+            "live/live.js",
+            loading_method="defer",
+            **{"data-host": host, "data-megabytes": str(declared["megabytes"])},
+        )
 
 
 def write_environment(app, error):

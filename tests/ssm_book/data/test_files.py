@@ -56,7 +56,9 @@ def test_oil_file_read_by_another_parser_gives_the_same():
 
 
 def test_oil_file_ships_with_its_source_and_licence():
-    text = importlib.resources.files("ssm_book.data").joinpath("datasets/README.md").read_text("utf-8")
+    text = (
+        importlib.resources.files("ssm_book.data").joinpath("datasets/README.md").read_text("utf-8")
+    )
     for fact in ("DCOILWTICO", "Energy Information Administration", "public domain", "8,321"):
         assert fact in text
 
@@ -99,7 +101,9 @@ def test_digits_look_like_digits():
 
 
 def test_damaged_digits_load_nothing(monkeypatch, tmp_path):
-    text = importlib.resources.files("ssm_book.data").joinpath(files._DIGITS_FILE).read_text("utf-8")
+    text = (
+        importlib.resources.files("ssm_book.data").joinpath(files._DIGITS_FILE).read_text("utf-8")
+    )
     (tmp_path / "datasets").mkdir()
     (tmp_path / files._DIGITS_FILE).write_text(text.replace("16", "15", 1), encoding="utf-8")
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
@@ -123,7 +127,9 @@ def test_the_novel_begins_and_ends_as_everyone_knows():
 
 
 def test_parts_of_the_novel_make_up_the_whole():
-    (whole, alphabet), (train, a), (test, b) = (data.novel(part) for part in ("all", "train", "test"))
+    (whole, alphabet), (train, a), (test, b) = (
+        data.novel(part) for part in ("all", "train", "test")
+    )
     assert a == b == alphabet
     assert np.array_equal(np.concatenate([train, test]), whole)
     assert len(test) / len(whole) == pytest.approx(0.1, abs=1e-5)

@@ -12,8 +12,11 @@ from ssm_book import data
 
 
 def test_measurements_of_the_repository_are_the_files():
-    files = [path for room in ("benchmarks", "experiments")
-             for path in (pathlib.Path(__file__).parents[3] / room / "results").glob("*.json")]
+    files = [
+        path
+        for room in ("benchmarks", "experiments")
+        for path in (pathlib.Path(__file__).parents[3] / room / "results").glob("*.json")
+    ]
     assert len(files) > 10
     for path in files:
         found = data.measurements(path.stem)
@@ -26,7 +29,8 @@ def test_measurements_of_an_installed_package_come_first(monkeypatch, tmp_path):
     for folder in ("benchmarks/results", "ssm_book/results"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "some-gpu.json").write_text(
-            json.dumps({"from": folder}), encoding="utf-8")
+            json.dumps({"from": folder}), encoding="utf-8"
+        )
     (tmp_path / "ssm_book/results/.gitkeep").touch()
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / package)
     assert data.measurements("some-gpu") == {"from": "ssm_book/results"}
@@ -34,7 +38,9 @@ def test_measurements_of_an_installed_package_come_first(monkeypatch, tmp_path):
     assert data.measurements("some-gpu") == {"from": "benchmarks/results"}
 
 
-@pytest.mark.parametrize("name", ["hippo", "hippo-cpu.json", "../results/hippo-cpu", "", ".gitkeep"])
+@pytest.mark.parametrize(
+    "name", ["hippo", "hippo-cpu.json", "../results/hippo-cpu", "", ".gitkeep"]
+)
 def test_measurements_that_do_not_exist(name):
     with pytest.raises(ValueError, match=r"name is '.*', expected one of: .*hippo-cpu"):
         data.measurements(name)

@@ -156,8 +156,9 @@ def test_rough_signal_with_exponent_0_is_white_noise_and_one_of_2_its_running_su
     L, seed = 4096, 5
     white = np.random.default_rng(seed).standard_normal(L)
     white -= white.mean()
-    np.testing.assert_allclose(data.rough_signal(L, 0, seed), white / white.std(),
-                               rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        data.rough_signal(L, 0, seed), white / white.std(), rtol=0, atol=1e-12
+    )
     # differences undo the integration where the grid is fine: at low frequency, up to a phase
     steps = np.diff(data.rough_signal(L, 2, seed), append=data.rough_signal(L, 2, seed)[0])
     ratio = np.abs(np.fft.rfft(steps))[1:100] / np.abs(np.fft.rfft(white))[1:100]

@@ -40,8 +40,9 @@ def test_selective_copying_asks_for_the_tokens_in_their_order(length, tokens, vo
 def test_selective_copying_scatters_evenly_and_independently():
     inputs, _ = data.selective_copying(20_000, 10, 3, 9, seed=2)
     here = inputs[:, :10] != 0
-    np.testing.assert_allclose(here.mean(axis=0), 0.3,
-                               rtol=0, atol=0.015)  # 4.6 standard deviations
+    np.testing.assert_allclose(
+        here.mean(axis=0), 0.3, rtol=0, atol=0.015
+    )  # 4.6 standard deviations
     together = here.T.astype(float) @ here / len(here)
     pairs = together[~np.eye(10, dtype=bool)]
     np.testing.assert_allclose(pairs, 3 / 10 * 2 / 9, rtol=0, atol=0.009)
@@ -69,11 +70,14 @@ def test_induction_heads_put_the_trigger_anywhere():
     inputs, targets = data.induction_heads(20_000, 12, 6, seed=2)
     places = (inputs == 5).argmax(axis=1)
     np.testing.assert_allclose(np.bincount(places) / 20_000, np.full(10, 0.1), rtol=0, atol=0.01)
-    np.testing.assert_allclose(np.bincount(targets[:, 0]) / 20_000, np.full(5, 0.2),
-                               rtol=0, atol=0.013)
+    np.testing.assert_allclose(
+        np.bincount(targets[:, 0]) / 20_000, np.full(5, 0.2), rtol=0, atol=0.013
+    )
 
 
-@pytest.mark.parametrize(("pairs", "vocab", "queries"), [(6, 20, 3), (8, 16, 8), (1, 2, 1), (3, 9, 1)])
+@pytest.mark.parametrize(
+    ("pairs", "vocab", "queries"), [(6, 20, 3), (8, 16, 8), (1, 2, 1), (3, 9, 1)]
+)
 def test_associative_recall_asks_for_the_value_of_a_key(pairs, vocab, queries):
     inputs, targets = data.associative_recall(100, pairs, vocab, queries, seed=1)
     assert inputs.shape == (100, 2 * pairs + queries) and targets.shape == (100, queries)
@@ -89,8 +93,9 @@ def test_associative_recall_asks_for_the_value_of_a_key(pairs, vocab, queries):
 def test_associative_recall_draws_keys_and_queries_evenly():
     inputs, _ = data.associative_recall(20_000, 3, 8, 2, seed=2)
     for column in (0, 2, 4, 6, 7):
-        np.testing.assert_allclose(np.bincount(inputs[:, column]) / 20_000, np.full(4, 0.25),
-                                   rtol=0, atol=0.014)
+        np.testing.assert_allclose(
+            np.bincount(inputs[:, column]) / 20_000, np.full(4, 0.25), rtol=0, atol=0.014
+        )
     place = (inputs[:, :6:2] == inputs[:, 6:7]).argmax(axis=1)
     np.testing.assert_allclose(np.bincount(place) / 20_000, np.full(3, 1 / 3), rtol=0, atol=0.015)
 
@@ -113,7 +118,11 @@ def test_long_tasks_take_memory_in_proportion(with_peak_memory, make, numbers):
     ("make", "arguments", "message"),
     [
         (data.selective_copying, {"batch": 0}, "batch is 0"),
-        (data.selective_copying, {"batch": 1, "length": 9, "tokens": 10}, "length is 9.*at least 10"),
+        (
+            data.selective_copying,
+            {"batch": 1, "length": 9, "tokens": 10},
+            "length is 9.*at least 10",
+        ),
         (data.selective_copying, {"batch": 1, "vocab": 2}, "vocab is 2"),
         (data.induction_heads, {"batch": 1, "length": 2}, "length is 2"),
         (data.induction_heads, {"batch": 1, "vocab": 1}, "vocab is 1"),

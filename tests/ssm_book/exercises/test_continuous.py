@@ -15,6 +15,7 @@ from ssm_book.exercises import (
 
 # check_ringing
 
+
 def ringing_by_formula(period, ratio, mass):
     sigma, omega = -np.log(ratio) / period, 2 * np.pi / period
     return mass * (sigma**2 + omega**2), 2 * mass * sigma
@@ -32,24 +33,29 @@ def test_ringing_right(answer, accepts):
 
 
 def _altered(change):
-    return lambda period, ratio, mass: change(period, ratio, mass, *ringing_by_formula(
-        period, ratio, mass))
+    return lambda period, ratio, mass: change(
+        period, ratio, mass, *ringing_by_formula(period, ratio, mass)
+    )
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda *_: None, "two numbers"),
-    (_altered(lambda T, r, m, k, b: (b, k)), "friction first"),
-    (_altered(lambda T, r, m, k, b: (k / m, b / m)), "multiply by the mass"),
-    (_altered(lambda T, r, m, k, b: (m * (2 * np.pi / T) ** 2, b)), "holds without friction"),
-    (_altered(lambda T, r, m, k, b: (m * ((np.log(r) / T) ** 2 + T**-2), b)), "radians"),
-    (_altered(lambda T, r, m, k, b: (k, b / 2)), "b/2m"),
-    (_altered(lambda T, r, m, k, b: (2 * k, b)), "eigenvalues have the sum"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda *_: None, "two numbers"),
+        (_altered(lambda T, r, m, k, b: (b, k)), "friction first"),
+        (_altered(lambda T, r, m, k, b: (k / m, b / m)), "multiply by the mass"),
+        (_altered(lambda T, r, m, k, b: (m * (2 * np.pi / T) ** 2, b)), "holds without friction"),
+        (_altered(lambda T, r, m, k, b: (m * ((np.log(r) / T) ** 2 + T**-2), b)), "radians"),
+        (_altered(lambda T, r, m, k, b: (k, b / 2)), "b/2m"),
+        (_altered(lambda T, r, m, k, b: (2 * k, b)), "eigenvalues have the sum"),
+    ],
+)
 def test_ringing_wrong(answer, why, explains):
     explains(check_ringing, answer, why)
 
 
 # check_circuit
+
 
 def circuit_charge_current(R, L, K):
     A = [[0, 1], [-1 / (L * K), -R / L]]
@@ -75,23 +81,27 @@ def _read(C, D):
     return lambda R, L, K: (*circuit_charge_current(R, L, K)[:2], C(R, L, K), [[D]])
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda *_: None, "four matrices"),
-    (lambda R, L, K: ([[0, 1], [1, 0]], [[0, 1]], [[1, 0]], [[0]]), "no system: B has shape"),
-    (lambda R, L, K: (np.eye(2), np.eye(2), np.eye(2), np.eye(2)), "One voltage goes in"),
-    (_read(lambda R, L, K: [[-1 / K, -R]], 0), "D is missing"),
-    (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
-    (_read(lambda R, L, K: [[0, R]], 0), "at the resistor"),
-    (_read(lambda R, L, K: [[1 / K, 0]], 0), "at the capacitor"),
-    (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor"),  # R = 1 in the first case
-    (circuit_slope, "multiply it by the inductance"),
-    (_read(lambda R, L, K: [[-K, -R]], 1), "three voltages"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda *_: None, "four matrices"),
+        (lambda R, L, K: ([[0, 1], [1, 0]], [[0, 1]], [[1, 0]], [[0]]), "no system: B has shape"),
+        (lambda R, L, K: (np.eye(2), np.eye(2), np.eye(2), np.eye(2)), "One voltage goes in"),
+        (_read(lambda R, L, K: [[-1 / K, -R]], 0), "D is missing"),
+        (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
+        (_read(lambda R, L, K: [[0, R]], 0), "at the resistor"),
+        (_read(lambda R, L, K: [[1 / K, 0]], 0), "at the capacitor"),
+        (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor"),  # R = 1 in the first case
+        (circuit_slope, "multiply it by the inductance"),
+        (_read(lambda R, L, K: [[-K, -R]], 1), "three voltages"),
+    ],
+)
 def test_circuit_wrong(answer, why, explains):
     explains(check_circuit, answer, why)
 
 
 # check_exponential
+
 
 def series(A, terms=400):
     total = term = np.eye(len(A))
@@ -120,20 +130,24 @@ def exponential_by_eigenvectors(A):
     return (V * np.exp(values)) @ np.linalg.inv(V + 1e-9 * np.eye(len(A)))
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda A: None, "did you forget to return"),
-    (np.exp, "zero matrix is I"),
-    (lambda A: np.exp(A) if A.any() else np.eye(len(A)), "each entry"),
-    (lambda A: np.eye(len(A)) + A, "one number"),
-    (series, "huge and cancel"),
-    (exponential_by_eigenvectors, "one eigenvector only"),
-    (lambda A: series(A)[0], "has shape"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda A: None, "did you forget to return"),
+        (np.exp, "zero matrix is I"),
+        (lambda A: np.exp(A) if A.any() else np.eye(len(A)), "each entry"),
+        (lambda A: np.eye(len(A)) + A, "one number"),
+        (series, "huge and cancel"),
+        (exponential_by_eigenvectors, "one eigenvector only"),
+        (lambda A: series(A)[0], "has shape"),
+    ],
+)
 def test_exponential_wrong(answer, why, explains):
     explains(check_exponential, answer, why)
 
 
 # check_observer
+
 
 def gain_by_ackermann(A, C, poles):
     N = len(A)
@@ -153,20 +167,24 @@ def test_observer_right(answer, accepts):
     accepts(check_observer, answer)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda A, C, poles: None, "did you forget to return H"),
-    (lambda A, C, poles: gain_by_ackermann(A, C, poles).T, "expected a column"),
-    (lambda A, C, poles: gain_by_ackermann(A, C, poles)[:, 0], "expected a column"),
-    (lambda A, C, poles: -gain_by_ackermann(A, C, poles), "other way round"),
-    (lambda A, C, poles: 0 * C.T, "Compare the coefficients"),
-    (lambda A, C, poles: C.T / 0.0 if C.all() else C.T, "not finite"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda A, C, poles: None, "did you forget to return H"),
+        (lambda A, C, poles: gain_by_ackermann(A, C, poles).T, "expected a column"),
+        (lambda A, C, poles: gain_by_ackermann(A, C, poles)[:, 0], "expected a column"),
+        (lambda A, C, poles: -gain_by_ackermann(A, C, poles), "other way round"),
+        (lambda A, C, poles: 0 * C.T, "Compare the coefficients"),
+        (lambda A, C, poles: C.T / 0.0 if C.all() else C.T, "not finite"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_observer_wrong(answer, why, explains):
     explains(check_observer, answer, why)
 
 
 # check_minimal
+
 
 def reached(A, B):
     A = A / np.linalg.norm(A, 2)
@@ -204,14 +222,17 @@ def test_minimal_right(answer, accepts):
     accepts(check_minimal, answer)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda A, B, C: None, "three matrices"),
-    (lambda A, B, C: (A, B), "three matrices"),
-    (lambda A, B, C: (A, B.T, C), "no system: B has shape"),
-    (lambda A, B, C: (A, B, C), "cannot reach the mode"),
-    (only_reachable, "it must be visible as well"),
-    (lambda A, B, C: (A[:2, :2], B[:2], C[:, :2]), "must have no influence"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda A, B, C: None, "three matrices"),
+        (lambda A, B, C: (A, B), "three matrices"),
+        (lambda A, B, C: (A, B.T, C), "no system: B has shape"),
+        (lambda A, B, C: (A, B, C), "cannot reach the mode"),
+        (only_reachable, "it must be visible as well"),
+        (lambda A, B, C: (A[:2, :2], B[:2], C[:, :2]), "must have no influence"),
+    ],
+)
 def test_minimal_wrong(answer, why, explains):
     explains(check_minimal, answer, why)
 

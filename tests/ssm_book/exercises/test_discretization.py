@@ -221,8 +221,10 @@ def test_prewarped_accepts(answer, accepts):
     ("answer", "message"),
     [
         (lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt, "bilinear"), "plain bilinear"),
-        (lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt / warp(dt, w0), "bilinear"),
-         "warps twice"),
+        (
+            lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt / warp(dt, w0), "bilinear"),
+            "warps twice",
+        ),
         (prewarped_by_gain, "must stay in place"),
         (nothing, "forget to return"),
     ],

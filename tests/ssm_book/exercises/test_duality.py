@@ -26,6 +26,7 @@ def by_filter(u, K):
 def window_by_bisection(c, decays, error):
     def enough(W):
         return np.sum(c * decays**W / (1 - decays)) <= error
+
     low, high = -1, 2**30
     while high - low > 1:
         middle = (low + high) // 2
@@ -85,7 +86,10 @@ def realize_by_companion(K, N):
 
 RIGHT = [
     (check_first_four, lambda a, b, c, d: [c * b + d, c * a * b, c * a**2 * b, c * a**3 * b]),
-    (check_first_four, lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)[:, 0, 0]),
+    (
+        check_first_four,
+        lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)[:, 0, 0],
+    ),
     (check_convolve, by_fft),
     (check_convolve, by_filter),
     (check_window_for, window_by_bisection),

@@ -23,11 +23,36 @@ def bias_by_cases(dt):
     return np.where(dt < 20, np.log(np.expm1(small)), dt + np.log1p(-np.exp(-dt)))
 
 
-def count(d, layers, vocab, n, k, expand, rank, head=0, norms=1, last=1, biases=2, A=1, twice=2,
-          mixing=0, direct=1):
+def count(
+    d,
+    layers,
+    vocab,
+    n,
+    k,
+    expand,
+    rank,
+    head=0,
+    norms=1,
+    last=1,
+    biases=2,
+    A=1,
+    twice=2,
+    mixing=0,
+    direct=1,
+):
     e = expand * d
-    block = (twice * d * e + e * k + e * (rank + 2 * n) + rank * e + biases * e + A * e * n
-             + direct * e + e * d + norms * d + mixing * e * e * k)
+    block = (
+        twice * d * e
+        + e * k
+        + e * (rank + 2 * n)
+        + rank * e
+        + biases * e
+        + A * e * n
+        + direct * e
+        + e * d
+        + norms * d
+        + mixing * e * e * k
+    )
     return layers * block + last * d + (1 + head) * vocab * d
 
 
@@ -49,7 +74,7 @@ def convolve(x, weight, bias, window):
 def convolve_by_numpy(x, weight, bias, window):
     joined = np.concatenate([window, x], axis=1)
     rows = [np.convolve(row, w[::-1], "valid")[1:] + b for row, w, b in zip(joined, weight, bias)]
-    return np.array(rows), joined[:, x.shape[1]:]
+    return np.array(rows), joined[:, x.shape[1] :]
 
 
 def change_convolve(y=lambda y: y, window=lambda w: w, weight=lambda w: w):
@@ -62,7 +87,9 @@ def change_convolve(y=lambda y: y, window=lambda w: w, weight=lambda w: w):
 
 def convolve_late(x, weight, bias, window):
     views = np.lib.stride_tricks.sliding_window_view(np.c_[window, x], weight.shape[1], axis=1)
-    return (views[:, :-1] * weight[:, None]).sum(-1) + bias[:, None], np.c_[window, x][:, -len(weight.T):]
+    return (views[:, :-1] * weight[:, None]).sum(-1) + bias[:, None], np.c_[window, x][
+        :, -len(weight.T) :
+    ]
 
 
 def gate(g):
@@ -133,8 +160,11 @@ WRONG = [
     (check_convolve_piece, lambda x, w, b, s: convolve(x, w, 0 * b, s), "bias is missing"),
     (check_convolve_piece, convolve_late, "one sample late"),
     (check_convolve_piece, change_convolve(y=lambda y: 2 * y), "Put the window"),
-    (check_convolve_piece, lambda x, w, b, s: (convolve(x, w, b, s)[0], x[:, -w.shape[1]:]),
-     "leaves some of the old"),
+    (
+        check_convolve_piece,
+        lambda x, w, b, s: (convolve(x, w, b, s)[0], x[:, -w.shape[1] :]),
+        "leaves some of the old",
+    ),
     (check_convolve_piece, change_convolve(window=lambda w: w[:, ::-1]), "Oldest first"),
     (check_convolve_piece, lambda x, w, b, s: (convolve(x, w, b, s)[0], s), "last k inputs"),
     (check_convolve_piece, lambda x, w, b, s: convolve(x, w, b, 0 * s), "Put the window"),
@@ -145,8 +175,11 @@ WRONG = [
     (check_gate_to_mamba, wrong_gate(delta=lambda g: -np.log(1 - g)), "log1p"),
     (check_gate_to_mamba, lambda g: gate(g)[0][:, None], "two arrays"),
     (check_follow_trigger, lambda t, trigger: 20.0 * (t == trigger), "trigger itself"),
-    (check_follow_trigger, lambda t, trigger: 20.0 * np.r_[t[1:-1] == trigger, False, False],
-     "before the trigger"),
+    (
+        check_follow_trigger,
+        lambda t, trigger: 20.0 * np.r_[t[1:-1] == trigger, False, False],
+        "before the trigger",
+    ),
     (check_follow_trigger, lambda t, trigger: 0.0 * t, "Pass over everything"),
     (check_follow_trigger, lambda t, trigger: follow(t, trigger) - 1, "negative"),
     (check_follow_trigger, lambda t, trigger: follow(t, trigger) + 1e-9 * t[-1], "come later"),

@@ -33,11 +33,13 @@ def average_by_weights(prices, times, tau):
 
 def average_with(weights):
     """The recurrence with other weights of the newest price."""
+
     def average(prices, times, tau):
         y = [prices[0]]
         for price, weight in zip(prices[1:], weights(np.diff(times), tau)):
             y.append(y[-1] + weight * (price - y[-1]))
         return np.array(y)
+
     return average
 
 
@@ -177,34 +179,62 @@ WRONG = [
     (check_weight, lambda half_life, dt: 0.5 ** (dt / half_life), "That is 1 - alpha"),
     (check_weight, lambda half_life, dt: np.log(2) * dt / half_life, "Euler's approximation"),
     (check_weight, lambda half_life, dt: None, "did you forget to return"),
-    (check_average, average_with(lambda steps, tau: np.full(len(steps), 1 - np.exp(-1 / tau))),
-     "All steps get the same weight"),
-    (check_average, average_with(lambda steps, tau: np.full(len(steps), 0.1)),
-     "distance to the new price"),
-    (check_average, average_with(lambda steps, tau: 1 - np.exp(-np.r_[steps[1:], steps[-1:]] / tau)),
-     "gap after it"),
-    (check_average, lambda prices, times, tau: average_by_recurrence(
-        np.r_[0.0, prices[1:]], times, tau), "starts at zero"),
+    (
+        check_average,
+        average_with(lambda steps, tau: np.full(len(steps), 1 - np.exp(-1 / tau))),
+        "All steps get the same weight",
+    ),
+    (
+        check_average,
+        average_with(lambda steps, tau: np.full(len(steps), 0.1)),
+        "distance to the new price",
+    ),
+    (
+        check_average,
+        average_with(lambda steps, tau: 1 - np.exp(-np.r_[steps[1:], steps[-1:]] / tau)),
+        "gap after it",
+    ),
+    (
+        check_average,
+        lambda prices, times, tau: average_by_recurrence(np.r_[0.0, prices[1:]], times, tau),
+        "starts at zero",
+    ),
     (check_average, average_with(lambda steps, tau: steps / tau), "Euler's rule"),
     (check_average, average_with(lambda steps, tau: np.exp(-steps / tau)), "weight of the old"),
-    (check_average, average_with(lambda steps, tau: 1 - np.exp(-np.mean(steps) / tau)
-                                 + 0 * steps), "All steps get the same weight"),
+    (
+        check_average,
+        average_with(lambda steps, tau: 1 - np.exp(-np.mean(steps) / tau) + 0 * steps),
+        "All steps get the same weight",
+    ),
     (check_average, lambda *a: average_by_recurrence(*a)[1:], "has shape"),
     (check_average, lambda *a: None, "did you forget to return"),
     (check_shortest_window, lambda *a: window_by_logarithm(*a, spread=1), "wrong by half of it"),
-    (check_shortest_window, lambda *a: window_by_counting(*a) - 1, "two histories that agree|whole"),
+    (
+        check_shortest_window,
+        lambda *a: window_by_counting(*a) - 1,
+        "two histories that agree|whole",
+    ),
     (check_shortest_window, lambda *a: window_by_counting(*a) + 1, "is enough as well"),
     (check_shortest_window, lambda *a: window_by_counting(*a) + 0.5, "a whole number"),
     (check_part_mean, lambda N, a, b: (b - a) * part_mean_by_gauss(N, a, b), "the integral"),
     (check_part_mean, lambda N, a, b: part_mean_by_gauss(N, 1 - b, 1 - a), "runs backwards"),
     (check_part_mean, lambda N, a, b: basis("legs", N, [(a + b) / 2])[0], "in the middle"),
-    (check_part_mean, lambda N, a, b: part_mean_by_gauss(N, (a + 1) / 2, (b + 1) / 2),
-     "P_n lives on"),
-    (check_part_mean, lambda N, a, b: part_mean_by_gauss(N, a, b)
-     / np.sqrt(2 * np.arange(N) + 1), "factor is missing"),
+    (
+        check_part_mean,
+        lambda N, a, b: part_mean_by_gauss(N, (a + 1) / 2, (b + 1) / 2),
+        "P_n lives on",
+    ),
+    (
+        check_part_mean,
+        lambda N, a, b: part_mean_by_gauss(N, a, b) / np.sqrt(2 * np.arange(N) + 1),
+        "factor is missing",
+    ),
     (check_part_mean, lambda N, a, b: None, "did you forget to return"),
-    (check_gain, lambda drift, noise: gain_by_formula(np.sqrt(drift), np.sqrt(noise)),
-     "square them"),
+    (
+        check_gain,
+        lambda drift, noise: gain_by_formula(np.sqrt(drift), np.sqrt(noise)),
+        "square them",
+    ),
     (check_gain, lambda drift, noise: gain_by_formula(noise, drift), "changed places"),
     (check_gain, lambda drift, noise: drift**2 / (drift**2 + noise**2), "known exactly"),
     (check_gain, lambda drift, noise: 1 - gain_by_formula(drift, noise), "weight of the old"),

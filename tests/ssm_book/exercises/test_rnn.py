@@ -17,6 +17,7 @@ from ssm_core.rnn import orthogonal, rnn, rnn_jacobians
 
 # check_forget_bias
 
+
 def bias_by_formula(steps):
     p = 2 ** (-1 / steps)
     return np.log(p / (1 - p))
@@ -31,17 +32,21 @@ def test_forget_bias_right(answer, accepts):
     accepts(check_forget_bias, answer)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda steps: np.log(steps - 1), "close to 1/e"),
-    (lambda steps: 0.0, "zero or less halves"),
-    (lambda steps: float(steps), "Solve sigmoid"),
-    (lambda steps: None, "forget to return"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda steps: np.log(steps - 1), "close to 1/e"),
+        (lambda steps: 0.0, "zero or less halves"),
+        (lambda steps: float(steps), "Solve sigmoid"),
+        (lambda steps: None, "forget to return"),
+    ],
+)
 def test_forget_bias_wrong(answer, why, explains):
     explains(check_forget_bias, answer, why)
 
 
 # check_transient
+
 
 def transient_by_corner(radius, peak):
     return [[radius, peak], [0.0, radius]]
@@ -58,18 +63,22 @@ def test_transient_right(answer, accepts):
     accepts(check_transient, answer)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda radius, peak: radius * np.eye(2), "W is normal"),
-    (lambda radius, peak: np.diag([peak, radius]), "spectral radius is"),
-    (lambda radius, peak: [[radius, 0.1], [0.0, radius]], "larger"),
-    (lambda radius, peak: [radius, peak], "shape"),
-    (lambda radius, peak: None, "forget to return"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda radius, peak: radius * np.eye(2), "W is normal"),
+        (lambda radius, peak: np.diag([peak, radius]), "spectral radius is"),
+        (lambda radius, peak: [[radius, 0.1], [0.0, radius]], "larger"),
+        (lambda radius, peak: [radius, peak], "shape"),
+        (lambda radius, peak: None, "forget to return"),
+    ],
+)
 def test_transient_wrong(answer, why, explains):
     explains(check_transient, answer, why)
 
 
 # check_bptt
+
 
 def walk(u, W, U, b, c, *, back=None, states=None, steps=None, slope=lambda h: 1 - h**2):
     h = rnn(u, W, U, b)
@@ -100,12 +109,15 @@ def test_bptt_right(answer, accepts):
     accepts(check_bptt, answer)
 
 
-@pytest.mark.parametrize("options, why", [
-    ({"steps": 1}, "last step alone"),
-    ({"back": lambda W: W}, "transpose"),
-    ({"states": lambda h: h}, "state before the step"),
-    ({"slope": np.ones_like}, "slope of tanh"),
-])
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        ({"steps": 1}, "last step alone"),
+        ({"back": lambda W: W}, "transpose"),
+        ({"states": lambda h: h}, "state before the step"),
+        ({"slope": np.ones_like}, "slope of tanh"),
+    ],
+)
 def test_bptt_wrong(options, why, explains):
     explains(check_bptt, lambda *args: walk(*args, **options), why)
 
@@ -115,6 +127,7 @@ def test_bptt_needs_three(explains):
 
 
 # check_is_convolution
+
 
 def by_kernel(system, L):
     K = system(np.eye(1, L)[0])
@@ -150,18 +163,22 @@ def linearity_only(system, L):
     return bool(np.allclose(system(u - v), system(u) - system(v)))
 
 
-@pytest.mark.parametrize("answer, why", [
-    (small_signals_only, "large ones as well"),
-    (scaling_only, "add two signals"),
-    (linearity_only, "gain that grows with k"),
-    (lambda system, L: False, "linear recurrence from a zero state"),
-    (lambda system, L: 1.0, "expected a bool"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (small_signals_only, "large ones as well"),
+        (scaling_only, "add two signals"),
+        (linearity_only, "gain that grows with k"),
+        (lambda system, L: False, "linear recurrence from a zero state"),
+        (lambda system, L: 1.0, "expected a bool"),
+    ],
+)
 def test_is_convolution_wrong(answer, why, explains):
     explains(check_is_convolution, answer, why)
 
 
 # check_scan
+
 
 def by_doubling(A, b, combine):
     d = 1
@@ -184,9 +201,11 @@ def by_tree(A, b, combine):
         out_A[0], out_b[0] = A[0], b[0]
         if L > 2:
             n = len(A[2::2])
-            out_A[2::2], out_b[2::2] = combine((out_A[1::2][:n], out_b[1::2][:n]),
-                                               (A[2::2], b[2::2]))
+            out_A[2::2], out_b[2::2] = combine(
+                (out_A[1::2][:n], out_b[1::2][:n]), (A[2::2], b[2::2])
+            )
         return out_A, out_b
+
     return scan(A, b)[1]
 
 
@@ -211,17 +230,21 @@ def without_combine(A, b, combine):
     return np.stack(out)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (one_by_one, "rounds for L = "),
-    (without_combine, "never called"),
-    (lambda A, b, combine: by_doubling(A, b, lambda x, y: combine(y, x)), "do not commute"),
-    (lambda A, b, combine: None, "forget to return"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (one_by_one, "rounds for L = "),
+        (without_combine, "never called"),
+        (lambda A, b, combine: by_doubling(A, b, lambda x, y: combine(y, x)), "do not commute"),
+        (lambda A, b, combine: None, "forget to return"),
+    ],
+)
 def test_scan_wrong(answer, why, explains):
     explains(check_scan, answer, why)
 
 
 # check_newton
+
 
 def newton(u, W, U, b, iterations, *, start=0.0, jacobian=lambda f, W: (1 - f**2)[:, :, None] * W):
     h = np.full((len(u), len(W)), start)
@@ -254,15 +277,24 @@ def test_newton_right(answer, accepts):
     accepts(check_newton, answer)
 
 
-@pytest.mark.parametrize("answer, why", [
-    (lambda u, W, U, b, iterations: rnn(u, W, U, b), "loop over k through the tanh"),
-    (lambda *args: newton(*args, jacobian=lambda f, W: np.zeros((len(f), *W.shape))),
-     "squares the error"),
-    (lambda *args: newton(*args, jacobian=lambda f, W: np.broadcast_to(W, (len(f), *W.shape))),
-     "squares the error"),
-    (lambda *args: newton(*args)[-1], "shape"),
-    (lambda *args: newton(*args) * np.nan, "not finite"),
-    (lambda *args: None, "forget to return"),
-])
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda u, W, U, b, iterations: rnn(u, W, U, b), "loop over k through the tanh"),
+        (
+            lambda *args: newton(*args, jacobian=lambda f, W: np.zeros((len(f), *W.shape))),
+            "squares the error",
+        ),
+        (
+            lambda *args: newton(
+                *args, jacobian=lambda f, W: np.broadcast_to(W, (len(f), *W.shape))
+            ),
+            "squares the error",
+        ),
+        (lambda *args: newton(*args)[-1], "shape"),
+        (lambda *args: newton(*args) * np.nan, "not finite"),
+        (lambda *args: None, "forget to return"),
+    ],
+)
 def test_newton_wrong(answer, why, explains):
     explains(check_newton, answer, why)

@@ -22,6 +22,7 @@ def dt_for(a, n, method):
 
 def dt_by_search(a, n, method):
     """The step at which what is left after n samples crosses one half."""
+
     def left(dt):
         x = a * dt
         return (np.exp(-x) if method == "zoh" else (1 - x / 2) / (1 + x / 2)) ** n - 0.5
@@ -131,20 +132,32 @@ WRONG = [
     (check_dt_for, lambda a, n, method: None, "did you forget to return"),
     (check_kernel_of, lambda step, zero, L: impulse(step, zero, L, 1.0, 1.0), "constant input"),
     (check_kernel_of, lambda step, zero, L: impulse(step, zero, L + 1)[1:], "K_0 is what comes"),
-    (check_kernel_of, lambda step, zero, L: [impulse(step, zero, j + 1)[j] for j in range(L)],
-     "L are enough"),
+    (
+        check_kernel_of,
+        lambda step, zero, L: [impulse(step, zero, j + 1)[j] for j in range(L)],
+        "L are enough",
+    ),
     (check_kernel_of, lambda step, zero, L: None, "did you forget to return"),
     (check_low_rank_legt, lambda N, theta: np.sqrt(2) * parities(N, theta), "too large by"),
     (check_low_rank_legt, lambda N, theta: parities(N, 1.0), "so P by its root"),
     (check_low_rank_legt, lambda N, theta: parities(N, 1.0) / theta, "divided by its root"),
-    (check_low_rank_legt, lambda N, theta: np.column_stack([parities(N, theta).sum(1), np.zeros(N)]),
-     "different parity"),
+    (
+        check_low_rank_legt,
+        lambda N, theta: np.column_stack([parities(N, theta).sum(1), np.zeros(N)]),
+        "different parity",
+    ),
     (check_low_rank_legt, lambda N, theta: parities(N, theta).T, "P has shape"),
     (check_low_rank_legt, lambda N, theta: None, "did you forget to return"),
-    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, 0 * P, B, C, s),
-     "diagonal part alone"),
-    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C.conj(), s),
-     "not conjugated"),
+    (
+        check_transfer,
+        lambda Lambda, P, B, C, s: by_solving(Lambda, 0 * P, B, C, s),
+        "diagonal part alone",
+    ),
+    (
+        check_transfer,
+        lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C.conj(), s),
+        "not conjugated",
+    ),
     (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C, s, sign=1), "the sign"),
     (check_transfer, lambda Lambda, P, B, C, s: None, "did you forget to return"),
     (check_circle, lambda L, tolerance, eps: (L, eps ** (1 / (2 * L))), "folds back|amplified"),
@@ -157,8 +170,11 @@ WRONG = [
     (check_circle, lambda L, tolerance, eps: None, "did you forget to return"),
     (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, L) / 2, "factor 2 is missing"),
     (check_modes_to_kernel, lambda w, a, L: in_pieces(w * np.exp(a), a, L), "first sample has j"),
-    (check_modes_to_kernel, lambda w, a, L: 2 * np.abs(w @ np.exp(a[:, None] * np.arange(L))),
-     "the modulus"),
+    (
+        check_modes_to_kernel,
+        lambda w, a, L: 2 * np.abs(w @ np.exp(a[:, None] * np.arange(L))),
+        "the modulus",
+    ),
     (check_modes_to_kernel, table, "took .* MB"),
     (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, min(L, 1000)), "has shape"),
     (check_modes_to_kernel, lambda w, a, L: None, "did you forget to return"),

@@ -91,7 +91,7 @@ def starts_by_products(delta, A, added, T, exp):
     added, x, start = added.reshape(decay.shape), np.zeros(len(A)), []
     for a, b in zip(decay, added):
         start.append(x)
-        x = a.prod(axis=0) * x + sum(a[k + 1:].prod(axis=0) * b[k] for k in range(T))
+        x = a.prod(axis=0) * x + sum(a[k + 1 :].prod(axis=0) * b[k] for k in range(T))
     return np.array(start)
 
 
@@ -167,8 +167,10 @@ def forwards(a, x, dx, scan):
 def change_floors(memory=0, exps=0):
     def answer(b, d, n, copy, per_second):
         known = floors(b, d, n, copy, per_second)
-        return (known[0] + (memory(b, d, n) if memory else 0) / copy,
-                known[1] + (exps(b, d, n) if exps else 0) / per_second)
+        return (
+            known[0] + (memory(b, d, n) if memory else 0) / copy,
+            known[1] + (exps(b, d, n) if exps else 0) / per_second,
+        )
 
     return answer
 
@@ -181,7 +183,11 @@ WRONG = [
     (check_combine, lambda f, s: f[0], "two things"),
     (check_combine, lambda f, s: None, "did you forget to return"),
     (check_exclusive_scan, inclusive, "states after each step"),
-    (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, c, lambda p, q: (q, p)), "in this order"),
+    (
+        check_exclusive_scan,
+        lambda a, b, c: by_sweeps(a, b, c, lambda p, q: (q, p)),
+        "in this order",
+    ),
     (check_exclusive_scan, by_doubling, "Doubling the reach"),
     (check_exclusive_scan, one_by_one, "joins all pairs"),
     (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, combine), "never called"),
@@ -195,12 +201,21 @@ WRONG = [
     (check_scan_gradient, forwards, "reverse time"),
     (check_scan_gradient, lambda *a: gradient_by_reversal(*a, shift=False), "shift a by one"),
     (check_scan_gradient, lambda a, x, dx, scan: (dx * np.r_[0.0, x[:-1]], dx), "all later states"),
-    (check_scan_gradient, lambda a, x, dx, scan: (
-        gradient_by_reversal(a, x, dx, scan)[1] * x,
-        np.array([dx[k:] @ np.r_[1.0, np.cumprod(a[k + 1:])] for k in range(len(a))]),
-    ), "not the one after"),
-    (check_scan_gradient, lambda a, x, dx, scan: gradient_by_reversal(
-        a, x, dx, lambda a, b: scan(a, b) + 0 * scan(a, b)), "expected once"),
+    (
+        check_scan_gradient,
+        lambda a, x, dx, scan: (
+            gradient_by_reversal(a, x, dx, scan)[1] * x,
+            np.array([dx[k:] @ np.r_[1.0, np.cumprod(a[k + 1 :])] for k in range(len(a))]),
+        ),
+        "not the one after",
+    ),
+    (
+        check_scan_gradient,
+        lambda a, x, dx, scan: gradient_by_reversal(
+            a, x, dx, lambda a, b: scan(a, b) + 0 * scan(a, b)
+        ),
+        "expected once",
+    ),
     (check_step_floors, change_floors(memory=lambda b, d, n: -4 * b * d * n), "read and written"),
     (check_step_floors, change_floors(memory=lambda b, d, n: -4 * d * n), "A is read as well"),
     (check_step_floors, change_floors(memory=lambda b, d, n: 4 * (b - 1) * d * n), "memory once"),

@@ -38,7 +38,9 @@ def bits(logits, targets):
 
 
 def bits_by_logaddexp(logits, targets):
-    cost = np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, targets[:, None], 1)[:, 0]
+    cost = (
+        np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, targets[:, None], 1)[:, 0]
+    )
     return float(cost.mean()) / math.log(2)
 
 
@@ -178,15 +180,27 @@ WRONG = [
     (check_bits_in_pieces, lambda *a: None, "did you forget to return"),
     (check_most_texts, lambda m, p, n: texts(m + WEIGHTS, p, n), "take memory as well"),
     (check_most_texts, lambda m, p, n: texts(m, p, 0), "new tokens go into"),
-    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN), (m - WEIGHTS) // STATE),
-     "negative"),
-    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) / ((p + n) * TOKEN), (m - WEIGHTS) / STATE),
-     "whole texts"),
+    (
+        check_most_texts,
+        lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN), (m - WEIGHTS) // STATE),
+        "negative",
+    ),
+    (
+        check_most_texts,
+        lambda m, p, n: ((m - WEIGHTS) / ((p + n) * TOKEN), (m - WEIGHTS) / STATE),
+        "whole texts",
+    ),
     (check_most_texts, lambda m, p, n: texts(m, p, n)[::-1], "comes first"),
-    (check_most_texts, lambda m, p, n: (texts(m, p, n)[0], (m - WEIGHTS) // ((p + n) * STATE)),
-     "does not grow"),
-    (check_most_texts, lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN // 2), texts(m, p, n)[1]),
-     "two of each"),
+    (
+        check_most_texts,
+        lambda m, p, n: (texts(m, p, n)[0], (m - WEIGHTS) // ((p + n) * STATE)),
+        "does not grow",
+    ),
+    (
+        check_most_texts,
+        lambda m, p, n: ((m - WEIGHTS) // ((p + n) * TOKEN // 2), texts(m, p, n)[1]),
+        "two of each",
+    ),
     (check_most_texts, lambda m, p, n: texts(m, p, n)[0], "two numbers"),
     (check_most_texts, lambda m, p, n: (5, 5), "Take the weights off"),
     (check_least_bits, lambda p, k, v: p * math.log2(v), "which keys"),
@@ -194,7 +208,11 @@ WRONG = [
     (check_least_bits, lambda p, k, v: math.log2(math.perm(k, p)) + p * math.log2(v), "no order"),
     (check_least_bits, lambda p, k, v: p * math.log2(k * v), "come twice"),
     (check_least_bits, lambda p, k, v: table(p, k, v) * math.log(2), "nats"),
-    (check_least_bits, lambda p, k, v: math.log2(float(math.comb(k, p)) * float(v) ** p), "too large"),
+    (
+        check_least_bits,
+        lambda p, k, v: math.log2(float(math.comb(k, p)) * float(v) ** p),
+        "too large",
+    ),
     (check_least_bits, lambda p, k, v: table(p, k, v) + 1, "Count the tables"),
 ]
 

@@ -155,7 +155,9 @@ def test_hippo(measure, N):
         dt = 1.0 if measure == "legt" else 1 / theta
         states = hippo.project(u, measure, N, dt, every=every, **clock)
     ages = [0.5, 20.5, 140.5]
-    got = js.run(f"project({u.tolist()}, {measure!r}, {N}, {every}, {theta}).map((x) => Array.from(x))")
+    got = js.run(
+        f"project({u.tolist()}, {measure!r}, {N}, {every}, {theta}).map((x) => Array.from(x))"
+    )
     assert_allclose(got, states, rtol=0, atol=1e-10)
 
     past = {  # fractions of the past, as reconstruct wants them
@@ -183,7 +185,11 @@ def test_memory():
         expected = np.average(prices[k - W + 1 : k + 1][::-1], weights=weights)
         assert_allclose(guess[k], expected, rtol=1e-12)
     needed = js("windowNeeded", tau, 10, 145, 0.01)
-    assert js("windowError", tau, needed, 10, 145) <= 0.01 < js("windowError", tau, needed - 1, 10, 145)
+    assert (
+        js("windowError", tau, needed, 10, 145)
+        <= 0.01
+        < js("windowError", tau, needed - 1, 10, 145)
+    )
 
 
 @pytest.mark.parametrize("init", ["lin", "inv", "legs", "real"])
@@ -194,8 +200,12 @@ def test_s4(init):
         got = js("s4dModes", init, N, legs[str(N)])
         assert_allclose(as_complex(got), modes, rtol=1e-6 if init == "legs" else 1e-13)
         for t in (0.0, 0.3, 2.0):
-            assert_allclose([js("modeAt", pair, t) for pair in as_pairs(modes)],
-                            np.exp(modes * t).real, rtol=0, atol=1e-12)
+            assert_allclose(
+                [js("modeAt", pair, t) for pair in as_pairs(modes)],
+                np.exp(modes * t).real,
+                rtol=0,
+                atol=1e-12,
+            )
         assert js("aliased", as_pairs(modes), 0.05) == np.sum(np.imag(modes) > np.pi / 0.05)
 
 
@@ -231,16 +241,26 @@ def test_training():
 
     js, brought = engine_for("training"), CATALOGUE["training"].data()
     vocabulary = brought["vocabulary"]
-    for d, layers in [(32, 4), *((size["d"], size["layers"]) for size in brought["sizes"].values())]:
+    for d, layers in [
+        (32, 4),
+        *((size["d"], size["layers"]) for size in brought["sizes"].values()),
+    ]:
         mamba = MambaLM(MambaConfig(d, layers, vocabulary), device="meta", dtype=torch.bfloat16)
-        transformer = Transformer(d, layers // 2, 2, vocabulary, 300, device="meta",
-                                  dtype=torch.bfloat16)
+        transformer = Transformer(
+            d, layers // 2, 2, vocabulary, 300, device="meta", dtype=torch.bfloat16
+        )
         numbers = [sum(p.numel() for p in model.parameters()) for model in (mamba, transformer)]
-        got = js("mambaNumbers", d, layers, vocabulary), js("transformerNumbers", d, layers // 2, vocabulary)
+        got = (
+            js("mambaNumbers", d, layers, vocabulary),
+            js("transformerNumbers", d, layers // 2, vocabulary),
+        )
         assert list(got) == numbers
         for texts in (1, 3):
-            state = sum(part.nbytes for pair in mamba.allocate_inference_cache(texts, 0).values()
-                        for part in pair)
+            state = sum(
+                part.nbytes
+                for pair in mamba.allocate_inference_cache(texts, 0).values()
+                for part in pair
+            )
             cache = transformer.allocate_cache(texts, 300).nbytes
             assert texts * js("stateBytes", d, layers) == state
             assert texts * js("cacheBytes", d, layers // 2, 300) == cache
@@ -267,8 +287,10 @@ def test_the_chapters_promise_what_the_figures_show():
     def error(measure, N, theta=1000.0):
         js = engine_for("hippo")
         ages = np.arange(0.5, 10_000, 50)
-        code = (f"((u) => {{ const x = Array.from(project(u, '{measure}', {N}, u.length, {theta})[0]);"
-                f" return {ages.tolist()}.map((age) => recall(x, '{measure}', age, u.length, {theta})) }})")
+        code = (
+            f"((u) => {{ const x = Array.from(project(u, '{measure}', {N}, u.length, {theta})[0]);"
+            f" return {ages.tolist()}.map((age) => recall(x, '{measure}', age, u.length, {theta})) }})"
+        )
         return np.sqrt(np.mean((js(code, u) - u[::-1][::50]) ** 2))
 
     assert error("legs", 16) > 0.3 * u.std() and error("legs", 24) < 0.05 * u.std()
@@ -279,8 +301,12 @@ def test_the_chapters_promise_what_the_figures_show():
     def part(size, texts):  # from how many tokens on a Transformer moves half as much again
         model = {**brought["sizes"][size], "vocabulary": brought["vocabulary"]}
         lengths = np.geomspace(16, 1e6, 200)
-        return next(L for L in lengths if js("bytesMoved", "transformer", model, texts, L)
-                    > 1.5 * js("bytesMoved", "mamba", model, texts, L))
+        return next(
+            L
+            for L in lengths
+            if js("bytesMoved", "transformer", model, texts, L)
+            > 1.5 * js("bytesMoved", "mamba", model, texts, L)
+        )
 
     assert part("130", 1) > 2048 and part("130", 100) < 512
     assert part("2800", 1) > part("130", 1) and part("2800", 100) > part("130", 100)
@@ -310,7 +336,9 @@ def test_every_figure_has_its_file():
 def test_figure_needs_no_network_and_is_light(name):
     page = widget(name)._repr_html_()
     own = page.replace("/*! https://github.com/leeoniya/uPlot (v1.6.32) */", "")
-    assert not re.search(r"https?:|@import|url\(|\b(src|href)=|\bfetch\(|\bimport\(|XMLHttpRequest", own)
+    assert not re.search(
+        r"https?:|@import|url\(|\b(src|href)=|\bfetch\(|\bimport\(|XMLHttpRequest", own
+    )
     assert len(page.encode()) < 150_000
     assert page.count("</script>") == page.count("<script>") == 1
     if CATALOGUE[name].charts:
