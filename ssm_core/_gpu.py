@@ -14,22 +14,25 @@ from ssm_core._dispatch import constant_in_traces
 
 @constant_in_traces
 def has_triton() -> bool:
-    """Whether Triton can be imported; a Triton that is installed but broken gives one warning.
+    """Whether Triton works here; one that is installed but does not gives one warning.
 
     The import takes a second, so ask only where a kernel would run next.
     """
-    return _import_triton()
+    return _try_triton()
 
 
 @functools.cache
-def _import_triton() -> bool:
+def _try_triton() -> bool:
     if find_spec("triton") is None:
         return False
     try:
-        import triton  # noqa: F401
+        import triton
+
+        if torch.cuda.is_available():  # this compiles Triton's driver, so it needs a C compiler
+            triton.runtime.driver.active.get_current_target()
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
         warnings.warn(
-            f"Triton is installed but cannot be imported ({type(error).__name__}: {error}); "
+            f"Triton is installed but does not work ({type(error).__name__}: {error}); "
             "ssm_core runs its slower PyTorch code instead",
             RuntimeWarning,
             stacklevel=3,

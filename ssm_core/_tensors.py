@@ -30,6 +30,7 @@ from ssm_core._dispatch import needs_operator
 
 __all__ = [
     "Packing",
+    "as_device",
     "as_packing",
     "check_boundaries",
     "check_device",
@@ -65,6 +66,17 @@ def check_shape(
         raise ValueError(
             f"{name} has shape {shape}, expected {spelled}" + (f" with {known}" if known else "")
         )
+
+
+def as_device(device: torch.device | str | None) -> torch.device:
+    """The device that is asked for, or PyTorch's default; one that is not there is refused."""
+    device = torch.get_default_device() if device is None else torch.device(device)
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:  # each backend its own
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device is '{device}', which cannot be used here: {reason}") from None
+    return device
 
 
 def check_device(value: Tensor, name: str, device: torch.device, owner: str) -> None:

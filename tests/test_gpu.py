@@ -40,15 +40,31 @@ def test_a_broken_triton_is_passed_over_with_one_warning(tmp_path):
     )
     assert run.stdout.splitlines() == [
         "reference reference",
-        "backend is 'triton', and the package triton is not installed or cannot be imported",
+        "backend is 'triton', and the package triton is not installed or does not work",
     ]
     assert run.stderr.count("RuntimeWarning") == 1
-    assert "cannot be imported (OSError: libtriton.so: wrong ELF class)" in run.stderr
+    assert "does not work (OSError: libtriton.so: wrong ELF class)" in run.stderr
+
+
+def test_without_a_compiler_one_warning_says_so(monkeypatch):
+    """Triton compiles its driver when it first meets a GPU, and raises where it finds no compiler."""
+    triton = pytest.importorskip("triton")
+
+    class Driver:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton.runtime, "driver", Driver())
+    with pytest.warns(RuntimeWarning, match="does not work .*Failed to find C compiler") as said:
+        assert not _gpu._try_triton.__wrapped__()
+    assert len(said) == 1
 
 
 def test_a_missing_triton_needs_no_warning(monkeypatch, recwarn):
     monkeypatch.setattr(_gpu, "find_spec", lambda name: None)
-    assert not _gpu._import_triton.__wrapped__()
+    assert not _gpu._try_triton.__wrapped__()
     assert not recwarn
 
 

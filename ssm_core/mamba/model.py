@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ssm_core._checks import as_choice, as_int, as_positive
 from ssm_core._dispatch import is_transformed
-from ssm_core._tensors import Packing, as_packing
+from ssm_core._tensors import Packing, as_device, as_packing
 from ssm_core.mamba import _operators, checkpoint, generation
 from ssm_core.mamba._arguments import as_flag, check_token_range, check_tokens
 from ssm_core.mamba._modules import is_plain, widened
@@ -359,9 +359,11 @@ class MambaLM(nn.Module):
         Raises:
             ValueError: no such file; a file that is truncated or corrupt; a configuration of another
                 model; keys that are missing, not expected or of the wrong shape; numbers that are
-                not finite. The message names the file and the keys, and nothing is loaded.
+                not finite; a device that is not there. The message names the file and the keys,
+                and nothing is loaded.
             ModuleNotFoundError: safetensors is needed and not installed.
         """
+        device = as_device(device)
         fields, weights = checkpoint.locate(path)
         try:
             model = cls(MambaConfig(**fields), device="meta")
@@ -369,7 +371,7 @@ class MambaLM(nn.Module):
             raise ValueError(f"the configuration of {weights} does not fit: {error}") from None
         with checkpoint.Weights(weights) as tensors:
             tensors.check(model.state_dict(), tied=model.config.tie_embeddings)
-            model.to(dtype or tensors.dtype).to_empty(device=device or torch.get_default_device())
+            model.to(dtype or tensors.dtype).to_empty(device=device)
             tensors.copy_to(model.state_dict(), progress)
         return model.eval()
 

@@ -117,7 +117,7 @@ def pick_backend(backend: str, u: Tensor) -> str:
 def _check_triton(u: Tensor) -> None:
     if not has_triton():
         raise ValueError(
-            "backend is 'triton', and the package triton is not installed or cannot be imported"
+            "backend is 'triton', and the package triton is not installed or does not work"
         )
     if u.dtype == torch.float64:
         raise ValueError(

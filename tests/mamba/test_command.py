@@ -104,6 +104,12 @@ def test_what_is_missing_is_named(folder, capsys, damage, message):
     assert out == "" and err.startswith("error: ") and message in err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there_is_named(folder, capsys):
+    assert generate(folder, "--device", "cuda") == 1
+    assert "device is 'cuda', which cannot be used here: " in capsys.readouterr().err
+
+
 def test_bad_options_are_named(folder, capsys):
     assert generate(folder, "--top-k", "5") == 1
     assert "temperature is 0" in capsys.readouterr().err
