@@ -1,4 +1,4 @@
-"""The choices that the Triton kernels of the selective scan make, each changed alone, on a GPU.
+"""The choices that the portable Triton kernels of the selective scan make, each changed alone, on a GPU.
 
 Every variant is checked and timed as ``benchmarks.scan`` does it; only the ratios to the first row
 of a shape, where nothing is changed, say something.
@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.scan import _ours, _row
+from ssm_core.scan import gluon
 from ssm_core.scan.triton import plan
 
 SHAPES = [
@@ -44,7 +45,10 @@ def run():
     for shape in SHAPES:
         plain = None
         for changes in CHANGES:
-            with mock.patch.object(plan, "TUNING", plan.Tuning(**changes)):
+            with (
+                mock.patch.object(plan, "TUNING", plan.Tuning(**changes)),
+                mock.patch.object(gluon, "covers", return_value=False),
+            ):
                 row = _row(shape, {"ours": _ours}, torch.bfloat16, repeats=15)["contenders"]["ours"]
             plain = plain or row
             faster = {

@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU, against the definition in float64: ``pytest tests/gpu``.
+"""The portable Triton kernels on a GPU, against the definition in float64: ``pytest tests/gpu``.
 
 What a scan must do everywhere is in ``tests/scan/cases.py``; here it meets the full grid of sizes and
 what only a GPU has: graphs, several devices, more than 2^31 elements.
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from ssm_core.scan import selective_scan_fn, selective_scan_ref, selective_state_update
+from ssm_core.scan import gluon, selective_scan_fn, selective_scan_ref, selective_state_update
 from tests.scan.cases import (
     GRID,
     SELECTION,
@@ -28,6 +28,11 @@ from tests.scan.cases import (
 )
 
 DEVICE = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _portable_kernels(monkeypatch):
+    monkeypatch.delenv(gluon.SWITCH, raising=False)
 
 
 class TestTriton(Behaviour):

@@ -29,6 +29,9 @@ aside meanwhile goes through a workspace of its own, small enough for the GPU's 
 **What is repeatable.** Sums over channels go through one slot of memory for each program and are
 added up afterwards in a fixed order; there are no atomics. All offsets are 64 bits wide.
 
+**When other kernels run.** ``ssm_core.scan.gluon`` has kernels for NVIDIA GPUs of compute capability
+8.0 and later, which are being tried. Its ``covers`` decides which calls they serve: none by default.
+
 Triton is imported by the first launch, not before: this package imports without it.
 """
 
@@ -38,6 +41,7 @@ import torch
 from torch import Tensor
 
 from ssm_core._gpu import aligned, ceil_div, empty_like_or_none, power_of_two
+from ssm_core.scan import gluon
 from ssm_core.scan.triton import plan as plans
 from ssm_core.scan.triton.plan import Plan, plan_backward, plan_forward
 
@@ -45,7 +49,9 @@ __all__ = ["backward", "forward", "saved_shape", "state_update"]
 
 
 def saved_shape(u, A, cu_seqlens):
-    """Shape of the chunk states: (chunks of all rows, d, n)."""
+    """Shape of the chunk states: (chunks of all rows, d, n), more than needed if Gluon may serve."""
+    if gluon.supports(u.device, A.shape[1]):
+        return gluon.saved_shape(u, A, cu_seqlens)
     b, d, L = u.shape
     chunk = plans.TUNING.chunk
     if cu_seqlens is None:
@@ -60,6 +66,11 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
 
     u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens = aligned(
         u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
+    if gluon.covers(u, A, B, C):
+        results = gluon.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+                                cu_seqlens, save)
+        if results is not None:
+            return results
     (_, d, L), n = u.shape, A.shape[1]
     plan = plan_forward(u, A, B, C, cu_seqlens)
     out = torch.empty_like(u)
@@ -89,6 +100,14 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
         dout = torch.zeros_like(u)
     dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, cu_seqlens = aligned(
         dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, cu_seqlens)
+    if gluon.covers(u, A, B, C):
+        gradients = gluon.backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias,
+                                   delta_softplus, initial_state, cu_seqlens, saved)
+        if gradients is not None:
+            return gradients
+        # Its kernels may have saved other states than these need.
+        saved = forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state,
+                        cu_seqlens, True)[2]
     (b, d, L), n = u.shape, A.shape[1]
     B_CONST, C_CONST = B.ndim == 2, C.ndim == 2
     plan = plan_backward(u, A, B, C, cu_seqlens)
