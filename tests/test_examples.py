@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import sys
 
 import pytest
 
@@ -41,6 +42,8 @@ EXAMPLES = {
 def test_example_runs_as_pasted(name, capsys):
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     runner.run(EXAMPLES[name])
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
     assert runner.failures == 0, capsys.readouterr().out
 
 

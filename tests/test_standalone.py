@@ -182,7 +182,8 @@ def test_numbers_are_those_of_the_book(notebooks, name):
     assert text.startswith(f"# {title[1] if title else ''}")
     headed = re.findall(r'caption-number">(Exercise|Theorem|Proposition) ([\d.]+)', built.text)
     ours = re.findall(r"^> \*\*(Exercise|Theorem|Proposition) ([\d.]+)\*\*", text, re.MULTILINE)
-    assert headed and ours == headed
+    assert ours == headed
+    assert headed or name.endswith("-deeper")  # where the exercises are on the main page
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

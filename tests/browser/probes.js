@@ -83,11 +83,14 @@ window.probes = (() => {
     return (ring || boxShadow !== "none") && opacity(element) > 0.9;
   }
 
-  // Has an element a ring or a shadow, or the label around it, or the title of the fold it opens?
+  // Has an element a ring or a shadow, or the label around it, the title of the fold it opens, or the
+  // arrow in it?
   function marked(element) {
     const label = element.closest("label");
     const title = element.closest(".admonition-title");
-    return ringed(element) || (label && ringed(label)) || (title && ringed(title, "::before"));
+    const arrow = element.querySelector(".toctree-toggle");
+    return ringed(element) || (label && ringed(label)) || (title && ringed(title, "::before"))
+      || (arrow && ringed(arrow));
   }
 
   // Note from now on what gets the focus.

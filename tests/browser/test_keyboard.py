@@ -6,8 +6,11 @@ from tests.browser.conftest import nothing
 def test_reaches_everything_and_shows_where_it_is(page):
     page.tab.evaluate("document.activeElement.blur()")
     page.ask("watchFocus")
-    for _ in range(page.ask("reachable") + 10):
-        page.tab.keyboard.press("Tab")
+    for _ in range(3):  # contents that unfold on the way need more than one round
+        for _ in range(page.ask("reachable") + 10):
+            page.tab.keyboard.press("Tab")
+        if not page.ask("missed"):
+            break
     nothing(page.ask("missed"), "not reached:")
     nothing(page.ask("unmarked"), "the focus cannot be seen on:")
 
