@@ -87,7 +87,8 @@ class Page:
         tab.goto(f"{address}{name}.html")
         tab.evaluate("window.MathJax?.startup.promise")
         # Colours are measured as they are in the end, not on their way there.
-        tab.add_style_tag(content="*, ::before, ::after { transition: none !important }")
+        still = "animation: none !important; transition: none !important"
+        tab.add_style_tag(content=f"*, ::before, ::after {{ {still} }}")
 
     def show(self, scheme, width):
         self.tab.emulate_media(color_scheme=scheme)
