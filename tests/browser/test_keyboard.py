@@ -29,6 +29,7 @@ def test_every_control_changes_its_figure(page):
     for figure in page.tab.locator("figure.ssm-widget").all():
         for field in figure.locator("[data-control] :is(input, select)").all():
             start = field.input_value()
+            page.ask("drawn")  # what the control before it has changed on its return
             for key in moves(field):
                 before = state(figure)
                 field.press(key)

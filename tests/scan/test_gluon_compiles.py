@@ -161,7 +161,7 @@ def resources(kernel, args, options, arch, folder):
     path = folder / f"{kernel.__name__}.cubin"
     path.write_bytes(compiled.asm["cubin"])
     usage = subprocess.run(
-        [CUOBJDUMP, "-res-usage", path], capture_output=True, text=True, check=True
+        [CUOBJDUMP, "-res-usage", path], capture_output=True, encoding="utf-8", check=True
     ).stdout
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     return found | {"SHARED": compiled.metadata.shared}
