@@ -99,7 +99,7 @@ def test_a_right_answer_passes_on_any_terminal(terminal):
         **terminal,
     )
     first, second = said.splitlines()
-    assert first == "OK: one number of state gives the mean of everything"
+    assert first == "OK: a state of one number gives the mean of everything"
     assert second == r"OK: B follows \N{GREEK CAPITAL LETTER DELTA}"
 
 

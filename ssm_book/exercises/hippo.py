@@ -40,7 +40,7 @@ def check_running_mean(update):
         "k may be large.",
         rtol=1e-12,
     )
-    passed("one number of state gives the mean of everything")
+    passed("a state of one number gives the mean of everything")
 
 
 def check_delay_row(delay_row):

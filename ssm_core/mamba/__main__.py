@@ -89,7 +89,7 @@ def _load_tokenizer(path):
     try:
         return Tokenizer.from_file(str(file)), decoders.DecodeStream(skip_special_tokens=True)
     except Exception as error:  # noqa: BLE001 tokenizers raises plain Exception
-        raise ValueError(f"{file} is no tokenizer: {error}") from None
+        raise ValueError(f"{file} is not a tokenizer: {error}") from None
 
 
 def _generate(model, tokenizer, decoder, options):

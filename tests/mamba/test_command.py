@@ -91,7 +91,7 @@ def test_draws_repeat_with_their_seed(folder, capsys):
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist, expected the"),
         (
             lambda f: (f / "tokenizer.json").write_text("{}", encoding="utf-8"),
-            "tokenizer.json is no tokenizer",
+            "tokenizer.json is not a tokenizer",
         ),
         (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "truncated, corrupt"),
