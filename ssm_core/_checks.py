@@ -23,6 +23,7 @@ __all__ = [
     "as_array",
     "as_choice",
     "as_dynamics",
+    "as_flag",
     "as_generator",
     "as_int",
     "as_positive",
@@ -30,6 +31,7 @@ __all__ = [
     "as_signal",
     "as_square",
     "as_state_space",
+    "as_step_range",
     "finite_result",
     "read_only",
     "without_warnings",
@@ -203,6 +205,21 @@ def as_int(value: Any, name: str, *, low: int = 1) -> int:
     if number < low:
         raise ValueError(f"{name} is {number}, expected an integer of at least {low}")
     return number
+
+
+def as_flag(value: Any, name: str) -> bool:
+    """Return ``value`` if it is True or False; 1, "no" and the like are refused."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return value
+
+
+def as_step_range(dt_min: Any, dt_max: Any) -> tuple[float, float]:
+    """Return the smallest and the largest step that a layer starts with, in order and above zero."""
+    dt_min, dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
+    if dt_min > dt_max:
+        raise ValueError(f"dt_min is {dt_min:g}, expected at most dt_max, {dt_max:g}")
+    return dt_min, dt_max
 
 
 def as_choice(value: Any, name: str, choices: Iterable[str]) -> str:

@@ -8,14 +8,7 @@ import torch
 
 from ssm_core._tensors import check_device, check_kind, check_shape, dtype_name
 
-__all__ = ["as_flag", "check_tensor", "check_token_range", "check_tokens"]
-
-
-def as_flag(value: Any, name: str) -> bool:
-    """Return ``value`` if it is True or False; 1, "no" and the like are refused."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, expected True or False")
-    return value
+__all__ = ["check_tensor", "check_token_range", "check_tokens"]
 
 
 def check_tensor(

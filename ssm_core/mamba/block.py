@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssm_core._checks import as_choice, as_int, as_positive
+from ssm_core._checks import as_choice, as_flag, as_int, as_positive, as_step_range
 from ssm_core._tensors import Packing, as_packing
 from ssm_core.mamba import _operators
-from ssm_core.mamba._arguments import as_flag, check_tensor
+from ssm_core.mamba._arguments import check_tensor
 from ssm_core.mamba._modules import is_plain, keep_wide, widened
 from ssm_core.scan import selective_scan_fn, selective_state_update
 
@@ -136,9 +136,7 @@ class Mamba(nn.Module):
         self.mixer_rms_eps = (
             None if mixer_rms_eps is None else as_positive(mixer_rms_eps, "mixer_rms_eps")
         )
-        dt_min, dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
-        if dt_min > dt_max:
-            raise ValueError(f"dt_min is {dt_min:g}, expected at most dt_max, {dt_max:g}")
+        dt_min, dt_max = as_step_range(dt_min, dt_max)
         conv_bias, bias = as_flag(conv_bias, "conv_bias"), as_flag(bias, "bias")
 
         like: dict[str, Any] = {"device": device, "dtype": dtype}

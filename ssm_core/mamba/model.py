@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ssm_core._checks import as_choice, as_int, as_positive
+from ssm_core._checks import as_choice, as_flag, as_int, as_positive
 from ssm_core._dispatch import is_transformed
 from ssm_core._tensors import Packing, as_device, as_packing
 from ssm_core.mamba import _operators, checkpoint, generation
-from ssm_core.mamba._arguments import as_flag, check_token_range, check_tokens
+from ssm_core.mamba._arguments import check_token_range, check_tokens
 from ssm_core.mamba._modules import is_plain, widened
 from ssm_core.mamba.block import InferenceCache, Mamba
 

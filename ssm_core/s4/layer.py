@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssm_core._checks import as_choice, as_int, as_positive
+from ssm_core._checks import as_choice, as_flag, as_int, as_step_range
 from ssm_core._tensors import dtype_name, no_autocast, widest_float
 from ssm_core.s4.convolution import convolve
 from ssm_core.s4.diagonal import Diagonal, s4d_modes
@@ -61,12 +61,8 @@ class _Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.d_model, self.d_state = as_int(d_model, "d_model"), as_int(d_state, "d_state")
-        if not isinstance(bidirectional, bool):
-            raise TypeError(f"bidirectional is {bidirectional!r}, expected True or False")
-        self.bidirectional = bidirectional
-        self.dt_min, self.dt_max = as_positive(dt_min, "dt_min"), as_positive(dt_max, "dt_max")
-        if self.dt_min > self.dt_max:
-            raise ValueError(f"dt_min is {self.dt_min:g}, expected at most dt_max, {self.dt_max:g}")
+        self.bidirectional = as_flag(bidirectional, "bidirectional")
+        self.dt_min, self.dt_max = as_step_range(dt_min, dt_max)
 
     def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
         dtype = torch.get_default_dtype() if dtype is None else dtype
