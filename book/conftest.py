@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 HIDDEN = "application/papermill.record/"  # before the type of what a cell glues and does not show
+DRAWING = "image/svg+xml"  # a picture like the PNGs that nbval skips by itself
 ROUNDING = 1e-9  # |1.5 - 1.4| is a little more than 0.1
 
 
@@ -60,7 +61,7 @@ class Cell(IPyNbCell):
     """A cell of a notebook, and the comparison of its outputs."""
 
     def compare_outputs(self, test, ref, skip_compare=None):
-        skipped = skip_compare or self.parent.skip_compare
+        skipped = (*(skip_compare or self.parent.skip_compare), DRAWING)
         return super().compare_outputs(
             list(named(settled(test, ref), skipped)), list(named(ref, skipped)), skipped)
 
