@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,3 +69,32 @@ def ceil_div(a: int, b: int) -> int:
 def power_of_two(n: int) -> int:
     """The smallest power of two that is not below n."""
     return 1 << (n - 1).bit_length()
+
+
+_compiled: dict[tuple, tuple[Any, list]] = {}  # kernels by what they were compiled for
+
+
+def launch(
+    kernel: Any, programs: int, first: Tensor, *others: Tensor | int | None, **options: Any
+) -> None:
+    """``kernel[(programs,)](first, *others, **options)`` in less of the processor's time.
+
+    At each call Triton binds the arguments and looks for the code that fits them, which takes 48 µs for
+    twenty arguments. Here the dtypes of tensors, the sizes of integers and the options say which code
+    fits. For that the kernel must take its constants last and may specialize on no integer, and tensors
+    must begin at a multiple of 16 bytes, on the device that is current.
+    """
+    device = first.device.index
+    kinds = [
+        x.dtype if isinstance(x, Tensor) else x if x is None else -(2**31) <= x < 2**31
+        for x in others
+    ]
+    key = (id(kernel), device, first.dtype, *kinds, *options.values())
+    if key in _compiled:
+        code, constants = _compiled[key]
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        code[programs, 1, 1](first, *others, *constants, stream=stream)
+        return
+    code = kernel[(programs,)](first, *others, **options)
+    if code is not None:  # an interpreter has none
+        _compiled[key] = code, [options[name] for name in kernel.arg_names if name in options]

@@ -84,3 +84,71 @@ def test_aligned():
     assert same is x and none is None
     assert moved.data_ptr() % 16 == 0 and torch.equal(moved, x[1:])
     assert strided.is_contiguous() and torch.equal(strided, x[::2])
+
+
+class Code:
+    """What Triton returns from a launch: compiled code, which launches again."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __getitem__(self, grid):
+        return lambda *arguments, stream: self.calls.append((grid, arguments, stream))
+
+
+class Kernel:
+    """A kernel of Triton (x, y, size, BLOCK) that counts how often it is looked up."""
+
+    arg_names = ("x", "y", "size", "BLOCK")
+
+    def __init__(self):
+        self.looked_up, self.calls = [], []
+
+    def __getitem__(self, grid):
+        def call(*arguments, **options):
+            self.looked_up.append((grid, arguments, options))
+            return Code(self.calls)
+
+        return call
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    monkeypatch.setattr(_gpu, "_compiled", {})
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 7, raising=False)
+    kernel, x = Kernel(), torch.empty(4)
+
+    def launch(y=None, size=3, BLOCK=16):
+        _gpu.launch(kernel, 2, x, y, size, BLOCK=BLOCK, num_warps=1)
+        return len(kernel.looked_up)
+
+    return launch, kernel, x
+
+
+def test_a_kernel_is_looked_up_once(launched):
+    """Constants follow the arguments, options of the compiler do not, and nothing is launched twice."""
+    launch, kernel, x = launched
+    assert launch() == launch(size=5) == 1
+    assert kernel.looked_up == [((2,), (x, None, 3), {"BLOCK": 16, "num_warps": 1})]
+    assert kernel.calls == [((2, 1, 1), (x, None, 5, 16), 7)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"y": torch.empty(1)},
+        {"y": torch.empty(1, dtype=torch.bfloat16)},
+        {"size": 2**31},
+        {"BLOCK": 32},
+    ],
+)
+def test_other_code_for_other_kinds_of_arguments(other, launched):
+    launch, kernel, _ = launched
+    assert [launch(), launch(**other), launch(), launch(**other)] == [1, 2, 2, 2]
+    assert len(kernel.calls) == 2
+
+
+def test_an_interpreted_kernel_is_called_each_time(launched, monkeypatch):
+    launch, kernel, _ = launched
+    monkeypatch.setattr(Code, "__new__", lambda *_: None)
+    assert [launch(), launch()] == [1, 2]

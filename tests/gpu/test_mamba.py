@@ -274,7 +274,7 @@ def test_kernels_of_a_step():
         for event in profile.events()
         if event.device_type == torch.autograd.DeviceType.CUDA
     ]
-    ours = [name for name in names if name in ("_add_norm", "_convolve_one", "_step")]
+    ours = [name for name in names if name in ("_add_norm", "_convolve_one", "scan_step")]
     assert len(ours) == 3 * 3 + 1
     assert len(names) <= 3 * (7 + 2) + 8, names
 

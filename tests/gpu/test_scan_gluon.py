@@ -16,10 +16,8 @@ if not torch.cuda.is_available():
 from ssm_core._gpu import ceil_div
 from ssm_core.scan import gluon, selective_scan_fn, selective_scan_ref
 
-with pytest.MonkeyPatch.context() as patch:
-    patch.setenv(gluon.SWITCH, "1")
-    if not gluon.supports(torch.device("cuda"), 16):
-        pytest.skip("the Gluon kernels do not run on this device", allow_module_level=True)
+if not gluon.supports(torch.device("cuda"), 16):
+    pytest.skip("the Gluon kernels do not run on this device", allow_module_level=True)
 
 from ssm_core.scan.gluon import _launch
 from tests.scan.cases import (
@@ -42,10 +40,9 @@ CALLS = []
 def launched(monkeypatch):
     """Count calls that these kernels serve, and turn a silent change to others into a failure.
 
-    They are switched on, and take sizes here that are faster with the portable ones.
+    Here they also take sizes that are faster with the portable ones.
     """
     CALLS.clear()
-    monkeypatch.setenv(gluon.SWITCH, "1")
     monkeypatch.setattr(gluon, "pays", lambda *_: True)
 
     def counted(function):
@@ -211,17 +208,6 @@ def test_portable_kernels_take_over(broken, monkeypatch):
         got = results(selective_scan_fn, x)
     assert_close(got, results(selective_scan_ref, exactly(x)), TOLERANCE[torch.float32])
     gluon._failures.clear()
-
-
-@pytest.mark.parametrize("switch", [None, "", "0"])
-def test_nothing_is_served_by_default(switch, monkeypatch):
-    monkeypatch.delenv(gluon.SWITCH)
-    if switch is not None:
-        monkeypatch.setenv(gluon.SWITCH, switch)
-    x = arguments(1, 64, 130, 16, device=DEVICE)
-    got = results(selective_scan_fn, x)
-    assert not CALLS
-    assert_close(got, results(selective_scan_ref, exactly(x)), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("sizes, constant", [((1, 64, 130, 65), ""), ((1, 64, 130, 16), "B")])

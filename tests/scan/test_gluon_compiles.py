@@ -184,13 +184,10 @@ def most_states(device):
     return gluon._most_states.__wrapped__(device)
 
 
-@pytest.mark.parametrize("switch, served", [(None, False), ("0", False), ("1", True)])
-def test_switched_off_by_default(switch, served, launch, monkeypatch):
-    """Without the switch no call is served, and the portable kernels save their own states only."""
-    monkeypatch.delenv(gluon.SWITCH, raising=False)
-    if switch is not None:
-        monkeypatch.setenv(gluon.SWITCH, switch)
-    monkeypatch.setattr(gluon, "_most_states", lambda _: 64)
+@pytest.mark.parametrize("most, served", [(0, False), (64, True)])
+def test_saved_states_are_those_of_the_kernels_that_serve(most, served, launch, monkeypatch):
+    """Where Gluon serves no call, the portable kernels save their own states only."""
+    monkeypatch.setattr(gluon, "_most_states", lambda _: most)
     u = types.SimpleNamespace(shape=(2, 64, 128), device=torch.device("cuda", 0))
     A, B = torch.empty(64, 16), torch.empty(2, 1, 16, 128)
     assert gluon.covers(u, A, B, B) is gluon.supports(u.device, 16) is served
@@ -199,7 +196,6 @@ def test_switched_off_by_default(switch, served, launch, monkeypatch):
 
 
 def test_devices_that_are_served(launch, monkeypatch):
-    monkeypatch.setenv(gluon.SWITCH, "1")
     assert not gluon.supports(torch.device("cpu"), 16)
     assert most_states(a_gpu(monkeypatch)) == 64
     assert most_states(a_gpu(monkeypatch, major=8, shared=99 * 1024)) == 32

@@ -25,8 +25,9 @@ of their states in registers.
 sums up what each span adds to the state after it, and each program of the scan first goes through
 what the spans before its own add. The backward pass does the same with time reversed.
 
-**When these kernels run.** They are being tried, and the last run of their GPU tests on an H200 was
-not green: set the environment variable ``SSM_CORE_GLUON`` to 1 to run them.
+**When these kernels run.** ``covers`` decides: up to 64 states (32 where a processor has less shared
+memory), B and C that change with time, and sizes at which they are the faster ones. Everything else,
+and every GPU or Triton on which they cannot be compiled, has the portable kernels.
 
 ``forward`` and ``backward`` are those of a backend, except that they return None where the portable
 kernels have to run: see ``covers`` and ``attempt``.
@@ -36,7 +37,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import warnings
 
 import torch
@@ -45,7 +45,6 @@ from ssm_core._gpu import ceil_div
 
 __all__ = ["backward", "covers", "forward", "saved_shape", "supports"]
 
-SWITCH = "SSM_CORE_GLUON"  # the environment variable that lets these kernels run
 MOST_STATES = 64
 _failures: list[Exception] = []  # the first one ends all use of these kernels
 
@@ -53,9 +52,8 @@ _failures: list[Exception] = []  # the first one ends all use of these kernels
 def covers(u, A, B, C):
     """Whether these kernels are the ones for a call: which kernels run is decided here alone.
 
-    They serve no call while they are switched off, which is the default. B and C that are constant in
-    time are left to the portable kernels, as are more than 64 states, whose gradients do not fit into
-    the registers of one processor.
+    B and C that are constant in time are left to the portable kernels, as are more than 64 states,
+    whose gradients do not fit into the registers of one processor.
     """
     return (supports(u.device, A.shape[1]) and B.ndim == 4 and C.ndim == 4
             and pays(u.shape[1] // B.shape[1], A.shape[1]))
@@ -70,9 +68,8 @@ def pays(channels, n):
 
 
 def supports(device, n):
-    """Whether these kernels are switched on, and a device runs them for n states."""
-    return (os.environ.get(SWITCH) == "1" and device.type == "cuda" and n <= MOST_STATES
-            and n <= _most_states(device))
+    """Whether a device runs these kernels for n states."""
+    return device.type == "cuda" and n <= MOST_STATES and n <= _most_states(device)
 
 
 @functools.cache

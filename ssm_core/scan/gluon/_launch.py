@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssm_core._gpu import ceil_div, empty_like_or_none, power_of_two, processors
+from ssm_core._gpu import ceil_div, empty_like_or_none, launch, power_of_two, processors
 from ssm_core.scan.gluon._backward import scan_backward
 from ssm_core.scan.gluon._channels import selection
 from ssm_core.scan.gluon._forward import scan_forward
@@ -36,10 +36,9 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
     saved = _new(u, *(saved_shape(u, A, cu_seqlens) if save else (0,)))
     edges = _sum_spans(plan, u, None, delta, A, B, delta_bias, ADJOINT=False)
     if plan.programs:
-        scan_forward[(plan.programs,)](
-            u, delta, A, B, C, D, z, delta_bias, initial_state, *edges, cu_seqlens, out, last_state,
-            saved if save else None, *plan.sizes, PACKED=plan.packed, **plan.constants,
-            **forward_warps(n))
+        launch(scan_forward, plan.programs, u, delta, A, B, C, D, z, delta_bias, initial_state,
+               *edges, cu_seqlens, out, last_state, saved if save else None, *plan.sizes,
+               PACKED=plan.packed, **plan.constants, **forward_warps(n))
     return out, last_state, saved
 
 
@@ -60,19 +59,16 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     edges = _sum_spans(plan, dout, z, delta, A, C, delta_bias, ADJOINT=True)
     if plan.programs:
         exact = any(x.dtype != torch.bfloat16 for x in (u, B, C))
-        scan_backward[(plan.programs,)](
-            dout, dlast_state, saved, *edges, u, delta, A, B, C, D, z, delta_bias, cu_seqlens,
-            selection(u.device, exact), du, ddelta, dz, parts_A, parts_BC, parts_D, parts_bias,
-            dfirst, *plan.sizes, b, PACKED=plan.packed, EXACT=exact, **plan.constants,
-            **backward_warps(n))
+        launch(scan_backward, plan.programs, dout, dlast_state, saved, *edges, u, delta, A, B, C, D, z,
+               delta_bias, cu_seqlens, selection(u.device, exact), du, ddelta, dz, parts_A, parts_BC,
+               parts_D, parts_bias, dfirst, *plan.sizes, b, PACKED=plan.packed, EXACT=exact,
+               **plan.constants, **backward_warps(n))
     BLOCK = 1024
     n_BC, n_A = B.numel(), d * n
     blocks = 2 * ceil_div(n_BC, BLOCK) + ceil_div(n_A, BLOCK) + 2 * ceil_div(d, BLOCK)
-    totals[(blocks,)](
-        parts_BC, dB, dC, parts_A, dA, parts_D, dD, parts_bias, dbias, n_BC=n_BC,
-        count_BC=plan.blocks, n_A=n_A, n_d=d, count_A=count,
-        ALIGNED=n_BC % 16 == n_A % 16 == d % 16 == 0, BLOCK=BLOCK, num_warps=4,
-        enable_fp_fusion=True)
+    launch(totals, blocks, parts_BC, dB, dC, parts_A, dA, parts_D, dD, parts_bias, dbias, n_BC,
+           plan.blocks, n_A, d, count, ALIGNED=n_BC % 16 == n_A % 16 == d % 16 == 0, BLOCK=BLOCK,
+           num_warps=4, enable_fp_fusion=True)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst
 
 
@@ -82,8 +78,8 @@ def _sum_spans(plan, signal, z, delta, A, W, delta_bias, *, ADJOINT):
         return None, None
     d, n = A.shape
     edges, sums = _new(A, plan.rows, plan.spans, d, n), _new(A, plan.rows, plan.spans, d)
-    sum_span[(plan.programs,)](signal, z, delta, A, W, delta_bias, edges, sums, *plan.sizes,
-                               ADJOINT=ADJOINT, **plan.constants, **forward_warps(n))
+    launch(sum_span, plan.programs, signal, z, delta, A, W, delta_bias, edges, sums, *plan.sizes,
+           ADJOINT=ADJOINT, **plan.constants, **forward_warps(n))
     return edges, sums
 
 
