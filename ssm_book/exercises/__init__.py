@@ -18,6 +18,7 @@ from ssm_book.exercises.discretization import (
     check_exponential_trapezoid,
     check_half_steps,
     check_largest_euler_step,
+    check_learn_system,
     check_phi,
     check_prewarped,
     check_to_scipy,

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import expm
 from scipy.signal import dlsim
 
-from ssm_book.exercises._report import expect, expect_close, passed
+from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
 from ssm_core.discretize import discretize
 from ssm_core.lti import DiscreteSSM
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_exponential_trapezoid",
     "check_half_steps",
     "check_largest_euler_step",
+    "check_learn_system",
     "check_phi",
     "check_prewarped",
     "check_to_scipy",
@@ -64,11 +65,23 @@ def check_phi(phi):
         phi (callable): takes an array float64 (K,) and returns one.
     """
     z = np.array([-30.0, -1.6, -0.3, 0.5, 2.0])
+    with np.errstate(all="ignore"):
+        got = returned(phi(z.copy()), "phi")
+        near = np.array([1e-3, -1e-3, 2e-3])
+        at_near = np.asarray(phi(near.copy()), dtype=float)
+    truncated = (
+        np.shape(got) == z.shape
+        and at_near.shape == near.shape
+        and np.allclose(at_near, np.expm1(near) / near, rtol=1e-5)
+    )
     expect_close(
         "phi(z)",
-        phi(z.copy()),
+        got,
         (np.exp(z) - 1) / z,
-        "The definition is (exp(z) - 1) / z, element by element.",
+        "Near 0 the values are right: a series is cut off too early, or used too far from 0. "
+        "NumPy's function for exp(z) - 1 is accurate everywhere."
+        if truncated
+        else "The definition is (exp(z) - 1) / z, element by element.",
         rtol=1e-12,
     )
     with np.errstate(all="ignore"):
@@ -117,6 +130,10 @@ def check_half_steps(half_steps):
     for A, B, dt in systems:
         result = half_steps(A.copy(), B.copy(), dt)
         expect(result is not None, "half_steps returned None: did you forget to return (Ab, Bb)?")
+        expect(
+            isinstance(result, (tuple, list)) and len(result) == 2,
+            "half_steps should return two matrices: Ab and Bb.",
+        )
         Ab, Bb = result
         N = len(A)
         wanted, wanted_B, _, _ = discretize(A, B, np.eye(N), np.zeros_like(B), dt, "bilinear")
@@ -163,6 +180,15 @@ def check_to_scipy(to_scipy):
         )
         expect(len(result) == 4, "to_scipy should return four matrices: A, B, C and D.")
         mine = [np.atleast_2d(np.asarray(matrix, dtype=float)) for matrix in result]
+        size = len(mine[0])  # a longer state is allowed
+        for letter, matrix, shape in zip(
+            "ABCD", mine, ((size, size), (size, 2), (1, size), (1, 2)), strict=True
+        ):
+            expect(
+                matrix.shape == shape,
+                f"{letter} has shape {matrix.shape}; with a state of size {size}, two inputs and "
+                f"one output it should be {shape}.",
+            )
         wanted, _ = DiscreteSSM(A, B, C, D, dt=1.0).recurrence(u)
         _, got, _ = dlsim((*mine, 1.0), u)
         got = np.reshape(got, wanted.shape)
@@ -203,32 +229,77 @@ def check_prewarped(prewarped):
     A, B = np.array([[0.0, 1.0], [-40.0, -5.0]]), np.array([[0.0], [1.0]])
     for C, D in ((np.array([[1.0, 0.0]]), np.zeros((1, 1))), (np.array([[0.5, 1.0]]), np.eye(1))):
         for dt, w0 in ((0.25, 5.2), (0.1, 20.0)):
-            result = prewarped(A.copy(), B.copy(), C.copy(), D.copy(), dt, w0)
-            expect(result is not None, "prewarped returned None: did you forget to return it?")
+            warp = np.tan(w0 * dt / 2) / (w0 * dt / 2)
+            result = returned(
+                prewarped(A.copy(), B.copy(), C.copy(), D.copy(), dt, w0), "prewarped"
+            )
+            expect(
+                isinstance(result, (tuple, list)) and len(result) == 4,
+                "prewarped should return four matrices: Ab, Bb, Cb and Db.",
+            )
+            result = tuple(np.asarray(matrix) for matrix in result)
+            for name, matrix, wanted in zip(("Ab", "Bb", "Cb", "Db"), result, (A, B, C, D)):
+                expect(
+                    matrix.shape == wanted.shape,
+                    f"{name} has shape {matrix.shape}; expected {wanted.shape}.",
+                )
+                expect(np.all(np.isfinite(matrix)), f"{name} is not finite everywhere.")
+            at_rest = discrete(*result, dt, 0.0)
+            halves = [
+                discrete(*discretize(c * A, d * B, C, D, dt, "bilinear"), dt, 0.0)
+                for c in (warp, 1 / warp)
+                for d in (1.0, c * c)
+            ] + [
+                discrete(*discretize(A, c * B, C, D, dt, "bilinear"), dt, 0.0)
+                for c in (warp, 1 / warp)
+            ]
+            expect_close(
+                "the response at ω = 0",
+                at_rest,
+                continuous(A, B, C, D, 0.0),
+                reason(
+                    at_rest,
+                    continuous(A, B, C, D, 0.0),
+                    [
+                        (
+                            wrong,
+                            "A and B together: one of them has been scaled without the other. "
+                            "Another step multiplies both, and then frequency 0 stays in place.",
+                        )
+                        for wrong in halves
+                    ],
+                    "Frequency 0 is not moved by the bilinear rule, and must stay in place: "
+                    "a change of the step changes A and B together, and not C or D alone.",
+                ),
+            )
             target = continuous(A, B, C, D, w0)
             got = discrete(*result, dt, w0)
             plain = discrete(*discretize(A, B, C, D, dt, "bilinear"), dt, w0)
-            expect(
-                not np.allclose(got, plain),
-                f"At ω = {w0} this is the plain bilinear rule: its "
-                "response there is the continuous one at (2/Δ) tan(ωΔ/2). Choose a step for "
-                "the matrices that moves this frequency back to ω.",
-            )
+            inverse = discrete(*discretize(A, B, C, D, dt / warp, "bilinear"), dt, w0)
             expect_close(
                 f"the response at ω = {w0}",
                 got,
                 target,
-                "The matrices take a step of (2/ω) tan(ωΔ/2) where the clock takes Δ; "
-                "the inverse of that factor warps twice as much.",
+                reason(
+                    got,
+                    target,
+                    [
+                        (
+                            plain,
+                            f"At ω = {w0} this is the plain bilinear rule: its response there is "
+                            "the continuous one at (2/Δ) tan(ωΔ/2). Choose a step for the matrices "
+                            "that moves this frequency back to ω.",
+                        ),
+                        (
+                            inverse,
+                            "The matrices take a step of (2/ω) tan(ωΔ/2) where the clock takes Δ; "
+                            "the inverse of that factor warps twice as much.",
+                        ),
+                    ],
+                    "The matrices need a step Δ' of their own, with (2/Δ') tan(ωΔ/2) = ω.",
+                ),
             )
-            expect_close(
-                "the response at ω = 0",
-                discrete(*result, dt, 0.0),
-                continuous(A, B, C, D, 0.0),
-                "Frequency 0 is not moved by the bilinear rule, and must stay in place: "
-                "a change of the step changes A and B together, and not C or D alone.",
-            )
-            poles = np.linalg.eigvals(np.asarray(result[0]))
+            poles = np.linalg.eigvals(result[0])
             expect(np.max(np.abs(poles)) < 1, "The rule is not stable any more.")
     passed("prewarped: exact at the frequency you chose, and at zero")
 
@@ -303,3 +374,64 @@ def check_exponential_trapezoid(exponential_trapezoid):
     ratio = errors[0] / errors[1]
     expect(3.7 < ratio < 4.3, f"Half the step leaves 1/{ratio:.2f} of the error; expected 1/4.")
     passed("exponential_trapezoid is of second order, with uneven steps too")
+
+
+def check_learn_system(learn_system):
+    """Check ``learn_system(x, dt, rule)``: the A that a rule turns into the update of a free motion.
+
+    Args:
+        learn_system (callable): takes states x (L, N), the step dt and the name of a rule (``euler``,
+            ``backward_euler``, ``bilinear`` or ``zoh``) and returns A (N, N).
+    """
+    spring = np.array([[0.0, 1.0], [-40.0, -5.0]])
+    three = np.array([[-1.0, 2.0, 0.0], [-2.0, -1.0, 0.5], [0.0, 0.0, -3.0]])
+    for A, x0, dt in ((spring, [1.0, 0.0], 0.15), (three, [1.0, 0.5, -1.0], 0.2)):
+        N = len(A)
+        I, Ab = np.eye(N), expm(A * dt)
+        x = [np.array(x0)]
+        for _ in range(11):
+            x.append(Ab @ x[-1])
+        x = np.array(x)
+        inverses = {
+            "euler": lambda M, I=I, dt=dt: (M - I) / dt,
+            "backward_euler": lambda M, I=I, dt=dt: (I - np.linalg.inv(M)) / dt,
+            "bilinear": lambda M, I=I, dt=dt: 2 / dt * (M - I) @ np.linalg.inv(M + I),
+            "zoh": lambda M, A=A, Ab=Ab: A if np.array_equal(M, Ab) else A.T,
+        }
+        for rule, solve in inverses.items():
+            got = np.asarray(returned(learn_system(x.copy(), dt, rule), "learn_system"))
+            expect(got.shape == (N, N), f"A has shape {got.shape}; expected {(N, N)}.")
+            if np.iscomplexobj(got) and np.abs(got.imag).max() < 1e-8 * np.abs(got).max():
+                got = got.real  # the logarithm of a real matrix may come as complex numbers
+            wanted = solve(Ab)
+            hints = [
+                (
+                    solve(Ab.T),
+                    "This is the transpose. The states are the rows of x, and the formula "
+                    "x_k = Ab x_{k-1} has columns: least squares returns the transpose of Ab.",
+                ),
+                (Ab, "This is Ab, the matrix of the update; solve the rule for A."),
+                (wanted * dt, "This is ΔA: divide by the step."),
+            ]
+            if rule != "zoh":
+                hints.append(
+                    (
+                        A,
+                        "This is the true A, which belongs to the hold. Another rule needs another "
+                        "A to arrive at the same Ab.",
+                    )
+                )
+                hints += [
+                    (other(Ab), f"This A gives the right Ab under the rule {name!r}.")
+                    for name, other in inverses.items()
+                    if name != rule
+                ]
+            expect_close(
+                f"A for the rule {rule!r}",
+                got,
+                wanted,
+                reason(got, wanted, hints, "Write the rule as an equation for A, given Ab."),
+                rtol=1e-6,
+                atol=1e-6,
+            )
+    passed("learn_system: each rule needs its own A for the same samples")

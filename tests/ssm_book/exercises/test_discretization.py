@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.linalg import expm
+from scipy.linalg import expm, logm
 
 from ssm_book.exercises import (
     check_exponential_trapezoid,
     check_half_steps,
     check_largest_euler_step,
+    check_learn_system,
     check_phi,
     check_prewarped,
     check_to_scipy,
@@ -91,6 +92,16 @@ def phi_short_series(z):
     return np.where(np.abs(z) < 0.1, series, phi_naive_but_zero(z))
 
 
+def phi_series_everywhere(terms):
+    def phi(z):
+        value = np.ones_like(z)
+        for n in range(terms, 1, -1):
+            value = 1 + z / n * value
+        return value
+
+    return phi
+
+
 @pytest.mark.parametrize("answer", [phi_by_expm1, phi_by_block_exponential])
 def test_phi_accepts(answer, accepts):
     accepts(check_phi, answer)
@@ -102,7 +113,11 @@ def test_phi_accepts(answer, accepts):
         (phi_naive, "limit is 1"),
         (phi_naive_but_zero, "rounded to 16 digits"),
         (phi_short_series, "series is cut off"),
+        (phi_series_everywhere(3), "series is cut off"),
+        (phi_series_everywhere(12), "series is cut off"),
         (np.expm1, "definition"),
+        (lambda z: (np.exp(z) - 1) / z**2, "definition"),
+        (lambda z: 1.0, "shape"),
         (nothing, "forget to return"),
     ],
 )
@@ -147,6 +162,7 @@ def test_half_steps_accepts(answer, accepts):
         (halves_with_a_sign_swapped, "backwards in time"),
         (halves_with_one_push, "Both halves add"),
         (lambda A, B, dt: (np.eye(len(A)) + dt * A, dt * B), "second solves"),
+        (lambda A, B, dt: halves_by_solving(A, B, dt)[0], "two matrices"),
         (nothing, "forget to return"),
     ],
 )
@@ -181,6 +197,7 @@ def test_to_scipy_accepts(answer, accepts):
         (lambda A, B, C, D: (A, B, C @ A, D), "missing from D"),
         (lambda A, B, C, D: (A, B, C, C @ B + D), "old state"),
         (lambda A, B, C, D: (C @ A, C @ B + D), "four matrices"),
+        (lambda A, B, C, D: (A, B, (C @ A).T, C @ B + D), "C has shape"),
         (nothing, "forget to return"),
     ],
 )
@@ -212,6 +229,16 @@ def prewarped_by_gain(A, B, C, D, dt, w0):
     return Ab, Bb, Cb * (want / got), Db * (want / got)
 
 
+def prewarped_in_part(power_A, power_B):
+    """Scales A and B by different powers of the right factor."""
+
+    def prewarped(A, B, C, D, dt, w0):
+        c = warp(dt, w0)
+        return discretize(c**power_A * A, c**power_B * B, C, D, dt, "bilinear")
+
+    return prewarped
+
+
 @pytest.mark.parametrize("answer", [prewarped_by_step, prewarped_by_system])
 def test_prewarped_accepts(answer, accepts):
     accepts(check_prewarped, answer)
@@ -226,6 +253,19 @@ def test_prewarped_accepts(answer, accepts):
             "warps twice",
         ),
         (prewarped_by_gain, "must stay in place"),
+        (prewarped_in_part(1, 0), "A and B together"),
+        (prewarped_in_part(0, 1), "A and B together"),
+        (prewarped_in_part(-1, 0), "A and B together"),
+        (prewarped_in_part(1, -1), "A and B together"),
+        (lambda A, B, C, D, dt, w0: prewarped_by_step(A, B, C, D, dt, w0)[:2], "four matrices"),
+        (
+            lambda A, B, C, D, dt, w0: (*prewarped_by_step(A, B, C, D, dt, w0)[:3], 0.0),
+            "Db has shape",
+        ),
+        (
+            lambda A, B, C, D, dt, w0: discretize(A, B, C, D, dt * warp(dt, w0) ** 2, "bilinear"),
+            "step Δ' of their own",
+        ),
         (nothing, "forget to return"),
     ],
 )
@@ -301,3 +341,68 @@ def test_exponential_trapezoid_accepts(answer, accepts):
 )
 def test_exponential_trapezoid_explains(answer, message, explains):
     explains(check_exponential_trapezoid, answer, message)
+
+
+# ---------------------------------------------------------------- a system learned from its samples
+
+
+def fitted(x):
+    return np.linalg.lstsq(x[:-1], x[1:], rcond=None)[0].T
+
+
+def solved(Ab, dt, rule):
+    unit = np.eye(len(Ab))
+    if rule == "euler":
+        return (Ab - unit) / dt
+    if rule == "backward_euler":
+        return (unit - np.linalg.inv(Ab)) / dt
+    if rule == "bilinear":
+        return 2 / dt * (Ab - unit) @ np.linalg.inv(Ab + unit)
+    return logm(Ab) / dt
+
+
+def learn_by_solving(x, dt, rule):
+    return solved(fitted(x), dt, rule)
+
+
+def learn_by_newton(x, dt, rule):
+    """Looks for the A whose update is the fitted one, by Gauss and Newton from the linear answer."""
+    if rule == "zoh":
+        return np.real(logm(fitted(x)).astype(complex)) / dt
+    N, Ab = x.shape[1], fitted(x)
+
+    def update(A):
+        B = np.zeros((N, 1))
+        return discretize(A, B, np.eye(N), B, dt, rule)[0]
+
+    A = (Ab - np.eye(N)) / dt
+    for _ in range(30):
+        J = np.empty((N * N, N * N))
+        for i in range(N * N):
+            d = np.zeros(N * N)
+            d[i] = 1e-6
+            J[:, i] = (update(A + d.reshape(N, N)) - update(A - d.reshape(N, N))).ravel() / 2e-6
+        A = A + np.linalg.solve(J, (Ab - update(A)).ravel()).reshape(N, N)
+    return A
+
+
+@pytest.mark.parametrize("answer", [learn_by_solving, learn_by_newton])
+def test_learn_system_accepts(answer, accepts):
+    accepts(check_learn_system, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x, dt, rule: solved(fitted(x).T, dt, rule), "transpose"),
+        (lambda x, dt, rule: fitted(x), "matrix of the update"),
+        (lambda x, dt, rule: solved(fitted(x), 1.0, rule), "divide by the step"),
+        (lambda x, dt, rule: solved(fitted(x), dt, "zoh").real, "belongs to the hold"),
+        (lambda x, dt, rule: solved(fitted(x), dt, "euler"), "under the rule 'euler'"),
+        (lambda x, dt, rule: solved(fitted(x), dt, rule)[0], "has shape"),
+        (lambda x, dt, rule: np.full((x.shape[1],) * 2, np.nan), "not finite"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_learn_system_explains(answer, message, explains):
+    explains(check_learn_system, answer, message)
