@@ -108,6 +108,9 @@ def test_cells_share_their_names_and_show_what_a_notebook_shows(run):
     assert run("class H:\n    def _repr_html_(self):\n        return '<b>'\nH()") == [
         ["html", "<b>"]
     ]
+    assert run("class D:\n    def _repr_png_(self):\n        return b'PNG'\nD()") == [
+        ["png", base64.b64encode(b"PNG").decode()]
+    ]
     assert run("import sys\nprint('careful', file=sys.stderr)") == [["text", "careful\n"]]
     assert run("__name__") == [["text", "'__main__'\n"]]
 

@@ -48,6 +48,8 @@ def show_value(value):
     """The last line of a cell, where it is an expression."""
     if hasattr(value, "_repr_html_"):
         shown.append(["html", value._repr_html_()])
+    elif hasattr(value, "_repr_png_"):  # a diagram
+        shown.append(["png", base64.b64encode(value._repr_png_()).decode()])
     elif value is not None:
         print(repr(value))
 
