@@ -116,14 +116,14 @@ def basis(
     Args:
         measure (str): ``legs``, ``legt``, ``lagt``, ``glagt``, ``fout`` or ``chebt``.
         N (int): number of functions, at least 1; even for ``fout``.
-        t (float64): fractions of the past (K,) in [0, 1], up to rounding: 0 the oldest moment,
-            1 now. The past is [0, now] for ``legs`` and the last theta otherwise.
+        t (float64): fractions of the past (K,), or one fraction, in [0, 1] up to rounding: 0 the
+            oldest moment, 1 now. The past is [0, now] for ``legs`` and the last theta otherwise.
         theta (float): length of that past, above 0, in units of time; 1 by default; not for
             ``legs``. Windows look the same for every theta, ``lagt`` and ``glagt`` do not.
         alpha, beta (float): for ``glagt`` only, as in :func:`transition`.
 
     Returns:
-        float64 (K, N).
+        float64 (K, N); (N,) if t is one number.
 
     Raises:
         ValueError: as :func:`transition`; t outside [0, 1], or t = 1 for ``glagt`` with alpha < 0,
@@ -141,7 +141,9 @@ def basis(
     """
     as_choice(measure, "measure", _BASES)
     N = as_int(N, "N")
-    t = as_array(t, "t", ("K",), real=True)
+    t = as_array(t, "t", real=True)
+    one = t.ndim == 0
+    t = as_array(t.reshape(1) if one else t, "t", ("K",), real=True)
     if t.min() < -_ROUNDING or t.max() > 1 + _ROUNDING:
         raise ValueError(f"t spans {t.min():g} to {t.max():g}, expected fractions within [0, 1]")
     t = np.clip(t, 0, 1)
@@ -156,7 +158,8 @@ def basis(
             "are infinite at the newest moment"
         )
     functions = _BASES[measure](N, t, **measure_args)
-    return finite_result(functions, "the basis", "theta or N is too large")
+    functions = finite_result(functions, "the basis", "theta or N is too large")
+    return functions[0] if one else functions
 
 
 def _measure_arguments(

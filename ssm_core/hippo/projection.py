@@ -132,14 +132,6 @@ def reconstruct(
     coefficients = as_array(coefficients, "coefficients", (..., "N"), real=True)
     if coefficients.ndim > 2:
         raise ValueError(f"coefficients has shape {coefficients.shape}, expected (N,) or (K, N)")
-    t = as_array(t, "t", real=True)
-    functions = basis(
-        measure,
-        coefficients.shape[-1],
-        t.reshape(1) if t.ndim == 0 else t,
-        theta=theta,
-        alpha=alpha,
-        beta=beta,
-    )  # (T, N)
-    past = finite_result(coefficients @ functions.T, "the past", "coefficients are too large")
-    return past[..., 0] if t.ndim == 0 else past
+    N = coefficients.shape[-1]
+    functions = basis(measure, N, t, theta=theta, alpha=alpha, beta=beta)  # (T, N) or (N,)
+    return finite_result(coefficients @ functions.T, "the past", "coefficients are too large")

@@ -148,6 +148,15 @@ def test_basis_inverts_the_projection(measure):
     np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-4 if measure == "glagt" else 1e-11)
 
 
+def test_basis_at_one_moment_is_a_row():
+    for measure in ("legs", "legt", "lagt", "chebt"):
+        row = basis(measure, 5, 0.3)
+        assert row.shape == (5,)
+        assert np.array_equal(row, basis(measure, 5, [0.3])[0])
+    with pytest.raises(ValueError, match="t spans"):
+        basis("legs", 5, 1.5)
+
+
 def test_legs_basis_is_orthonormal():
     z, w = gauss(0.0, 1.0)
     p = basis("legs", 20, z)
