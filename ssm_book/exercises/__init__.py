@@ -34,6 +34,7 @@ from ssm_book.exercises.hippo import (
     check_backward_step,
     check_delay_row,
     check_laguerre_response,
+    check_learn_row,
     check_recall,
     check_running_mean,
     check_window_memory,

@@ -1,5 +1,7 @@
 """Checks for the chapter on HiPPO."""
 
+import tracemalloc
+
 import numpy as np
 from scipy.special import eval_legendre
 
@@ -11,6 +13,7 @@ __all__ = [
     "check_backward_step",
     "check_delay_row",
     "check_laguerre_response",
+    "check_learn_row",
     "check_recall",
     "check_running_mean",
     "check_window_memory",
@@ -24,15 +27,34 @@ def check_running_mean(update):
         update (callable): takes two floats and the number k >= 1, returns a float.
     """
     u = np.array([3.0, -1.0, 4.0, 4.0, -9.5])
-    mean = 0.0
-    for k, sample in enumerate(u, start=1):
-        before = mean
-        mean = update(mean, sample, k)
-        if mean is not None and np.isclose(mean, before + (sample - before) / (k + 1)):
-            why = "k counts the newest sample too: its weight is 1/k, not 1/(k + 1)."
-        else:
-            why = "k x_k = (k - 1) x_{k-1} + u_k."
-        expect_close(f"the mean after sample {k}", mean, u[:k].mean(), why)
+    numbers = np.arange(1, len(u) + 1)
+    means = np.cumsum(u) / numbers
+    before = np.r_[0.0, means[:-1]]
+    # From the right mean each time, so that one wrong step is one wrong number.
+    answers = [update(*case) for case in zip(before, u, numbers.tolist())]
+    why = "k x_k = (k - 1) x_{k-1} + u_k."
+    if all(np.size(answer) == 1 and answer is not None for answer in answers):
+        got = np.array([float(np.ravel(answer)[0]) for answer in answers])
+        share = (got - before) / (u - before)
+        hints = (
+            (
+                1 / (numbers + 1),
+                "k counts the newest sample too: its weight is 1/k, not 1/(k + 1).",
+            ),
+            (
+                1 / np.maximum(numbers - 1, 1),
+                "k counts the newest sample too: its weight is 1/k, not 1/(k - 1).",
+            ),
+            (1 - 1 / numbers, "Old mean and new sample have changed places."),
+            (
+                np.full(len(u), share[0]),
+                "The newest sample has the same weight at every k, as in an exponential moving "
+                "average; in a mean of everything its weight falls.",
+            ),
+        )
+        why = reason(share, 1 / numbers, hints, why)
+    for k, (mean, want) in enumerate(zip(answers, means), start=1):
+        expect_close(f"the mean after sample {k}", mean, want, why)
     expect_close(
         "the mean of a million samples that were all 2, and a 3",
         update(2.0, 3.0, 1_000_001),
@@ -119,6 +141,48 @@ def check_laguerre_response(laguerre_response):
     passed("one low-pass filter and a chain of equal delays")
 
 
+def check_learn_row(learn_row):
+    """Check ``learn_row(states, past, ridge) -> c`` (N,): least squares with a penalty.
+
+    Args:
+        learn_row (callable): takes states (M, N), past (M,) and ridge > 0, returns float64 (N,).
+    """
+    rng = np.random.default_rng(11)
+    for M, N, ridge in ((5, 2, 0.3), (200, 4, 1e-3), (60, 6, 0.05)):
+        states = rng.standard_normal((M, N)) @ np.diag(np.linspace(1, 3, N))
+        past = states @ rng.standard_normal(N) + rng.standard_normal(M)
+        got = np.asarray(returned(learn_row(states.copy(), past.copy(), ridge), "learn_row"))
+        got = got[:, 0] if got.shape == (N, 1) else got[0] if got.shape == (1, N) else got
+        want = _ridge(states, past, M * ridge)
+        hints = (
+            (
+                _ridge(states, past, 0.0),
+                "That is least squares without the penalty: ridge is missing.",
+            ),
+            (
+                _ridge(states, past, ridge),
+                "The loss is a mean over the M rows and the penalty is not: in the normal equations "
+                "of the sum, ridge has the factor M.",
+            ),
+            (
+                _ridge(states, past, M * ridge**2),
+                "ridge multiplies the squared norm as it is; do not square it.",
+            ),
+            (
+                _ridge(states, past, M * ridge / 2),
+                "Both terms of the gradient have the factor 2; it cancels in both.",
+            ),
+            (
+                states.T @ past / M,
+                "That is the correlation of each number with the past; the numbers are correlated "
+                "with each other, so a system has to be solved.",
+            ),
+        )
+        why = "The gradient is zero where (X.T X / M + ridge I) c = X.T y / M."
+        expect_close("learn_row(states, past, ridge)", got, want, reason(got, want, hints, why))
+    passed("no other row has a smaller loss")
+
+
 def check_recall(recall):
     """Check ``recall(x, ages)``: the past in a LegS state that was run without 1/t.
 
@@ -202,6 +266,13 @@ def check_backward_step(backward_step):
             want,
             reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."),
         )
+    N = 600
+    most = _most_memory(lambda: backward_step(1.0, np.ones(N), 900))
+    expect(
+        most < N * N,
+        f"The numbers are right, but for N = {N} the step takes {most / N / 8:.0f} numbers of memory "
+        "for each coefficient: it makes a matrix, which costs O(N²) operations.",
+    )
     passed("a triangular solve that is one running sum")
 
 
@@ -240,6 +311,28 @@ def check_window_memory(window_memory):
 
 
 # --- independent truths and hints ----------------------------------------------------------------
+
+
+def _ridge(states, past, penalty):
+    """Least squares with a penalty, as plain least squares with N rows more."""
+    N = states.shape[1]
+    rows = np.vstack([states, np.sqrt(penalty) * np.eye(N)])
+    return np.linalg.lstsq(rows, np.append(past, np.zeros(N)), rcond=None)[0]
+
+
+def _most_memory(call):
+    """Bytes that Python and NumPy hold at once during a call, beyond those before it."""
+    already = tracemalloc.is_tracing()
+    if not already:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not already:
+            tracemalloc.stop()
 
 
 def _by_interpolation(weight, N):

@@ -8,6 +8,7 @@ from ssm_book.exercises import (
     check_backward_step,
     check_delay_row,
     check_laguerre_response,
+    check_learn_row,
     check_recall,
     check_running_mean,
     check_window_memory,
@@ -27,6 +28,31 @@ def legendre(N, v):
 def backward_step_by_a_solve(u, x, k):
     A, B = transition("legs", len(x))
     return solve_triangular((k - 1) * np.eye(len(x)) - A, (k - 1) * x + B[:, 0] * u, lower=True)
+
+
+def backward_step_in_one_pass(u, x, k):
+    new = []
+    for n, old in enumerate(x):
+        root = np.sqrt(2 * n + 1)
+        v = ((k - 1) * old / root + u) / (k + n)
+        u = u - (2 * n + 1) * v
+        new.append(root * v)
+    return np.array(new)
+
+
+def learn_row_by_normal_equations(states, past, ridge):
+    M, N = states.shape
+    return np.linalg.solve(states.T @ states + M * ridge * np.eye(N), states.T @ past)
+
+
+def learn_row_by_descent(states, past, ridge):
+    """Gradient descent until nothing moves, as a column."""
+    M, N = states.shape
+    H = states.T @ states / M + ridge * np.eye(N)
+    c = np.zeros(N)
+    for _ in range(20_000):
+        c = c - (H @ c - states.T @ past / M) / np.linalg.norm(H, 2)
+    return c[:, None]
 
 
 def backward_step_by_a_sum(u, x, k):
@@ -76,9 +102,11 @@ RIGHT = [
     (check_delay_row, lambda N, f: legendre(N, 1 - 2 * f)),  # a row of shape (1, N)
     (check_laguerre_response, lambda n, w: (1j * w - 0.5) ** n / (1j * w + 0.5) ** (n + 1)),
     (check_laguerre_response, laguerre_response_by_a_solve),
+    (check_learn_row, learn_row_by_normal_equations),
+    (check_learn_row, learn_row_by_descent),
     (check_recall, lambda x, ages: reconstruct(x, "legs", np.exp(-ages))),
     (check_recall, lambda x, ages: legendre(len(x), 2 * np.exp(-ages) - 1) @ x),
-    (check_backward_step, backward_step_by_a_solve),
+    (check_backward_step, backward_step_in_one_pass),
     (check_backward_step, backward_step_by_a_sum),
     (check_window_memory, window_memory_by_qr),
     (check_window_memory, window_memory_by_fit),
@@ -126,7 +154,12 @@ def stretched(x, ages):
 
 WRONG = [
     (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k + 1), "k counts the newest"),
-    (check_running_mean, lambda mean, u, k: mean + 0.1 * (u - mean), "k x_k = "),
+    (check_running_mean, lambda mean, u, k: mean + (u - mean) / max(k - 1, 1), "not 1/.k - 1"),
+    (check_running_mean, lambda mean, u, k: (mean + u) / 2, "same weight at every k"),
+    (check_running_mean, lambda mean, u, k: mean + 0.1 * (u - mean), "same weight at every k"),
+    (check_running_mean, lambda mean, u, k: u - (u - mean) / k, "changed places"),
+    (check_running_mean, lambda mean, u, k: mean + u / k, "k x_k = "),
+    (check_running_mean, lambda mean, u, k: np.array([mean, u]), "has shape"),
     (check_running_mean, lambda mean, u, k: None, "did you forget to return"),
     (check_delay_row, lambda N, f: basis("legt", N, [f])[0], "1 is now and 0 is theta ago"),
     (
@@ -155,6 +188,31 @@ WRONG = [
         lambda x, ages: np.exp(-ages) * reconstruct(x, "legs", np.exp(-ages)),
         "belongs to the measure",
     ),
+    (
+        check_learn_row,
+        lambda X, y, ridge: learn_row_by_normal_equations(X, y, 0.0),
+        "ridge is missing",
+    ),
+    (
+        check_learn_row,
+        lambda X, y, ridge: learn_row_by_normal_equations(X, y, ridge / len(X)),
+        "has the factor M",
+    ),
+    (
+        check_learn_row,
+        lambda X, y, ridge: learn_row_by_normal_equations(X, y, ridge**2),
+        "do not square",
+    ),
+    (
+        check_learn_row,
+        lambda X, y, ridge: learn_row_by_normal_equations(X, y, ridge / 2),
+        "cancels in both",
+    ),
+    (check_learn_row, lambda X, y, ridge: X.T @ y / len(X), "a system has to be solved"),
+    (check_learn_row, lambda X, y, ridge: np.ones(X.shape[1]), "gradient is zero"),
+    (check_learn_row, lambda X, y, ridge: X @ np.ones(X.shape[1]), "has shape"),
+    (check_learn_row, lambda X, y, ridge: None, "did you forget to return"),
+    (check_backward_step, backward_step_by_a_solve, "makes a matrix"),
     (check_backward_step, euler_step, "Euler's step"),
     (check_backward_step, bilinear_step, "bilinear step"),
     (check_backward_step, late_clock, "frozen at the beginning"),
