@@ -31,7 +31,10 @@ def check_running_mean(update):
     means = np.cumsum(u) / numbers
     before = np.r_[0.0, means[:-1]]
     # From the right mean each time, so that one wrong step is one wrong number.
-    answers = [update(*case) for case in zip(before, u, numbers.tolist())]
+    try:
+        answers = [update(*case) for case in zip(before.tolist(), u.tolist(), numbers.tolist())]
+    except ZeroDivisionError:
+        expect(False, "update divides by zero for k = 1, where the mean is the sample itself.")
     why = "k x_k = (k - 1) x_{k-1} + u_k."
     if all(np.size(answer) == 1 and answer is not None for answer in answers):
         got = np.array([float(np.ravel(answer)[0]) for answer in answers])

@@ -60,8 +60,8 @@ def transition(
 
     All bases are orthonormal under their measure, which is normalised to total mass one; ``lagt``
     and ``glagt`` are tilted as in the HiPPO paper's code, so that their coefficients are
-    :math:`\int_0^\infty u(t-s)\,k_n(s)\,ds` with :math:`k_n(s)=L_n(s)\,e^{-s/2}` for ``lagt`` and
-    :math:`k_n(s) \propto L_n^{(\alpha)}(s)\,e^{-(1+\beta)s/2}` for ``glagt``.
+    :math:`\int_0^\infty u(t-s)\,h_n(s)\,ds` with :math:`h_n(s)=L_n(s)\,e^{-s/2}` for ``lagt`` and
+    :math:`h_n(s) \propto L_n^{(\alpha)}(s)\,e^{-(1+\beta)s/2}` for ``glagt``.
 
     Args:
         measure (str): ``legs``, ``legt``, ``lagt``, ``glagt``, ``fout`` or ``chebt``.

@@ -155,6 +155,7 @@ def stretched(x, ages):
 WRONG = [
     (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k + 1), "k counts the newest"),
     (check_running_mean, lambda mean, u, k: mean + (u - mean) / max(k - 1, 1), "not 1/.k - 1"),
+    (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k - 1), "divides by zero"),
     (check_running_mean, lambda mean, u, k: (mean + u) / 2, "same weight at every k"),
     (check_running_mean, lambda mean, u, k: mean + 0.1 * (u - mean), "same weight at every k"),
     (check_running_mean, lambda mean, u, k: u - (u - mean) / k, "changed places"),
