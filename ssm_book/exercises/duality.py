@@ -6,7 +6,9 @@ from ssm_book.exercises._report import expect, expect_close, passed, returned
 
 __all__ = [
     "check_convolve",
+    "check_crossing",
     "check_first_four",
+    "check_learn_pole",
     "check_realize",
     "check_stream",
     "check_window_for",
@@ -24,7 +26,7 @@ def check_first_four(first_four):
         for u in (1.0, 0.0, 0.0, 0.0):
             x = a * x + b * u
             want.append(c * x + d * u)
-        got = np.asarray(returned(first_four(a, b, c, d), "first_four"), dtype=float)
+        got = _numbers(first_four(a, b, c, d), "first_four")
         one_late = np.array([d, c * b, c * a * b, c * a**2 * b])
         if _same(got, one_late):
             why = "Your outputs come one step late: x_0 contains u_0 already, so y_0 = c b + d."
@@ -48,8 +50,18 @@ def check_convolve(convolve):
     for L, M in ((8, 8), (16, 16), (9, 3), (5, 12), (100, 64), (1, 1)):
         u, K = rng.standard_normal(L), rng.standard_normal(M)
         want = np.convolve(u, K)[:L]
-        got = np.asarray(returned(convolve(u.copy(), K.copy()), "convolve"))
+        got = _numbers(convolve(u.copy(), K.copy()), "convolve")
         expect(not np.iscomplexobj(got), "The result is complex; use irfft, or take the real part.")
+        untold = [
+            np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n))[:L]
+            for n in range(L + M - 1, L + M + 8)
+            if n > 1
+        ]  # large enough circles, but the way back assumes an even one
+        expect(
+            _same(got, want) or not any(_same(got, even) for even in untold),
+            "irfft cannot tell from the spectrum whether n was even or odd, and assumes an even "
+            "number of samples: pass n to irfft, too.",
+        )
         expect(
             got.shape == (L,),
             f"The result has {got.size} samples for {L} inputs. Keep the "
@@ -69,6 +81,79 @@ def check_convolve(convolve):
     passed("no output sees a later input")
 
 
+def check_crossing(crossing):
+    """Check ``crossing(d, share)``: the length at which attention makes up a share of the work.
+
+    Args:
+        crossing (callable): takes the width d (int) and a share (0, 1); returns an int.
+    """
+    for d, share in ((2560, 0.1), (768, 0.9), (64, 0.5), (100, 1 / 3)):
+        L = _whole_number(crossing(d, share), "crossing")
+        odds = share / (1 - share)
+        slips = (
+            (
+                6,
+                "In training a token looks back over half of the sequence on average, not all of it.",
+            ),
+            (
+                24,
+                "Attention compares and then sums up values: both cost a multiplication per number.",
+            ),
+            (4, "The feed-forward network is missing: its two matrices take 8 d^2."),
+            (8, "The four projections of attention are missing: they take 4 d^2."),
+            (11, "There are four projections: queries, keys, values and the output."),
+        )
+        why = "Attention takes L d per token and the matrices take as many as they have entries."
+        if _about(L, 12 * d * share):
+            why = "Q / (P + Q) is the share, not Q / P."
+        for factor, hint in slips:
+            if _about(L, factor * d * odds):
+                why = hint
+        exact = 12 * d * odds
+        expect(
+            L >= exact * (1 - 1e-12),
+            f"For d = {d}, share = {share:.3g} your L = {L:,} is too short. {why}",
+        )
+        expect(
+            L - 1 < exact * (1 + 1e-12),
+            f"For d = {d}, share = {share:.3g} your L = {L:,} is longer than needed. {why}",
+        )
+    passed("the length at which attention itself becomes the expensive part")
+
+
+def check_learn_pole(learn_pole):
+    """Check ``learn_pole(u, y, W)``: the pole of an average, trained with a kernel of W terms.
+
+    Args:
+        learn_pole (callable): takes float64 u (L,) and y (L,) and an int; returns a float in (0, 1).
+    """
+    for seed, (rho, W) in enumerate(((0.9, 200), (0.5, 20), (0.98, 30))):
+        u = np.random.default_rng(seed).standard_normal(5000)
+        y, last = np.empty(len(u)), 0.0
+        for k, u_k in enumerate(u):
+            last = y[k] = rho * last + (1 - rho) * u_k
+        got = _numbers(learn_pole(u.copy(), y.copy(), W), "learn_pole")
+        expect(got.ndim == 0, f"learn_pole should return one number; yours has shape {got.shape}.")
+        expect(
+            not np.iscomplexobj(got) and bool(0 < got < 1),
+            f"The pole of an average lies between 0 and 1; yours is {got}.",
+        )
+        got = float(got)
+        if abs(got - (1 - rho)) < 0.05 * (1 - rho) and rho != 0.5:
+            why = "That is the weight of the newest sample; the pole is 1 minus it."
+        elif got < 0.5 * rho:
+            why = "Does the kernel have the factor 1 - rho? And does it begin with j = 0?"
+        else:
+            why = (
+                "Has the loss stopped falling? If not, take more updates or a larger learning rate."
+            )
+        expect(
+            abs(got - rho) < 0.15 * (1 - rho),
+            f"For a pole of {rho} and W = {W} yours is {got:.4f}. {why}",
+        )
+    passed("the pole, also where the kernel is shorter than the memory")
+
+
 def check_window_for(window_for):
     """Check ``window_for(c, decays, error)``: the shortest window that is good enough.
 
@@ -81,27 +166,25 @@ def check_window_for(window_for):
         (np.array([1.0, 1.0, 0.5]), np.array([0.9, 0.999, 0.2]), 1e-6),
         (np.array([1e-6]), np.array([1 - 1e-6]), 1e-4),
         (np.array([0.1]), np.array([0.5]), 1.0),
+        # the slowest mode alone would need 22, both together need 27
+        (np.array([1.0, 5.0]), np.array([0.9, 0.85]), 1.0),
     )
     for c, decays, error in cases:
 
         def tail(W, c=c, decays=decays):
             return float(np.sum(c * decays ** float(W) / (1 - decays)))
 
-        W = returned(window_for(c.copy(), decays.copy(), error), "window_for")
-        expect(
-            np.ndim(W) == 0 and W == int(W) and W >= 0,
-            f"window_for should return a whole number, 0 or more; yours is {W!r}.",
-        )
-        W = int(W)
-        largest_term = (
-            int(np.ceil(np.log(error / c.sum()) / np.log(decays.max()))) if c.sum() else 0
-        )
+        W = _whole_number(window_for(c.copy(), decays.copy(), error), "window_for")
+        largest_term = int(np.ceil(np.log(error / c.sum()) / np.log(decays.max())))
+        slowest = np.argmax(decays)
+        rest = error * (1 - decays[slowest]) / c[slowest]
+        slowest_alone = int(np.ceil(np.log(rest) / np.log(decays[slowest])))
         where = f"For c = {c}, decays = {decays}, error = {error:g} your W = {W}"
-        hint = (
-            " Bounding the first missing term is not enough: the whole tail adds up."
-            if W == max(largest_term, 0)
-            else ""
-        )
+        hint = ""
+        if W == max(largest_term, 0):
+            hint = " Bounding the first missing term is not enough: the whole tail adds up."
+        elif W == max(slowest_alone, 0):
+            hint = " The slowest mode alone is not the tail: the other modes add to it."
         expect(tail(W) <= error * (1 + 1e-9), f"{where} leaves {tail(W):.3g}: too much.{hint}")
         expect(
             W == 0 or tail(W - 1) > error * (1 - 1e-9),
@@ -127,8 +210,11 @@ def check_stream(stream):
             state = lam * state + B * u[k]
             y[k] = (C @ state).real
         answer = returned(stream(lam.copy(), B.copy(), C.copy(), u.copy(), x.copy()), "stream")
-        expect(len(answer) == 2, "stream should return two things: the outputs and the state.")
-        got, after = (np.asarray(part) for part in answer)
+        expect(
+            isinstance(answer, tuple | list) and len(answer) == 2,
+            "stream should return two things: the outputs and the state.",
+        )
+        got, after = (_numbers(part, "stream") for part in answer)
         powers = lam[:, None] ** np.arange(L)
         from_zero = y - ((C * lam * x) @ powers).real
         if _same(got, from_zero):
@@ -163,8 +249,11 @@ def check_realize(realize):
     )
     for N, K in kernels:
         answer = returned(realize(K.copy(), N), "realize")
-        expect(len(answer) == 3, "realize should return three arrays, A, B and C.")
-        A, B, C = (np.asarray(part) for part in answer)
+        expect(
+            isinstance(answer, tuple | list) and len(answer) == 3,
+            "realize should return three arrays, A, B and C.",
+        )
+        A, B, C = (_numbers(part, "realize") for part in answer)
         for name, part, shape in (("A", A, (N, N)), ("B", B, (N, 1)), ("C", C, (1, N))):
             expect(part.shape == shape, f"{name} has shape {part.shape}; expected {shape}.")
         x, got = B, []
@@ -185,3 +274,37 @@ def check_realize(realize):
 
 def _same(got, wrong):
     return np.shape(got) == np.shape(wrong) and np.allclose(got, wrong)
+
+
+def _about(L, exact):
+    """Whether L is a number rounded to a whole one, either way."""
+    return abs(L - exact) <= 1
+
+
+def _numbers(answer, name):
+    """The answer as an array of numbers, or a sentence about it."""
+    answer = returned(answer, name)
+    try:
+        got = np.asarray(answer)
+    except ValueError:  # rows of different lengths
+        got = np.asarray(None)
+    expect(
+        got.dtype.kind in "biufc",
+        f"{name} should return numbers in arrays of one shape; yours is a {type(answer).__name__} "
+        "of something else.",
+    )
+    return got
+
+
+def _whole_number(answer, name):
+    """The answer as an int of 0 or more, or a sentence about it."""
+    got = _numbers(answer, name)
+    expect(
+        got.ndim == 0
+        and not np.iscomplexobj(got)
+        and bool(np.isfinite(got))
+        and got == np.floor(got)
+        and got >= 0,
+        f"{name} should return a whole number, 0 or more; yours is {answer!r}.",
+    )
+    return int(got)

@@ -1,12 +1,17 @@
 """The checks of the chapter on duality accept every right answer and explain the usual wrong ones."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.signal import lfilter
 
 from ssm_book.exercises import (
     check_convolve,
+    check_crossing,
     check_first_four,
+    check_learn_pole,
     check_realize,
     check_stream,
     check_window_for,
@@ -46,6 +51,31 @@ def window_by_newton(c, decays, error):
 
 def first_missing_term(c, decays, error):
     return max(int(np.ceil(np.log(error / c.sum()) / np.log(decays.max()))), 0)
+
+
+def slowest_mode_alone(c, decays, error):
+    i = np.argmax(decays)
+    W = np.log(error * (1 - decays[i]) / c[i]) / np.log(decays[i])
+    return max(int(np.ceil(W)), 0)
+
+
+def crossing_of(factor, odds=lambda share: share / (1 - share)):
+    return lambda d, share: math.ceil(factor * d * odds(share))
+
+
+def least_squares_pole(u, y, W, scaled=True):
+    """The best pole by a search in one dimension, without a gradient."""
+
+    def loss(rho):
+        K = (1 - rho if scaled else 1) * rho ** np.arange(W)
+        return np.mean((lfilter(K, [1.0], u) - y) ** 2)
+
+    return minimize_scalar(loss, bounds=(0.001, 0.999), method="bounded").x
+
+
+def pole_by_regression(u, y, W):
+    """y_k - u_k = rho (y_{k-1} - u_k), which needs no convolution."""
+    return np.linalg.lstsq((y[:-1] - u[1:])[:, None], (y - u)[1:], rcond=None)[0][0]
 
 
 def stream_by_loop(lam, B, C, u, x):
@@ -94,6 +124,10 @@ RIGHT = [
     (check_convolve, by_filter),
     (check_window_for, window_by_bisection),
     (check_window_for, window_by_newton),
+    (check_crossing, crossing_of(12)),
+    (check_crossing, lambda d, share: float(math.ceil(12 * d / (1 / share - 1) - 1e-9))),
+    (check_learn_pole, least_squares_pole),
+    (check_learn_pole, pole_by_regression),
     (check_stream, stream_by_loop),
     (check_stream, stream_by_table),
     (check_realize, realize_by_observability),
@@ -115,6 +149,11 @@ def on_a_circle_of_twice_the_signal(u, K):
     return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[: len(u)]
 
 
+def without_n_on_the_way_back(u, K):
+    n = len(u) + len(K) - 1
+    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n))[: len(u)]
+
+
 def realize_one_step_late(K, N):
     A, B, C = realize_by_companion(K, N)
     return A, np.linalg.solve(A, B), C  # K_0 = C A^-1 B is nothing that the check knows
@@ -131,7 +170,32 @@ WRONG = [
     (check_convolve, np.convolve, "Keep the first L:"),
     (check_convolve, lambda u, K: by_fft(u, K) + 0j, "complex"),
     (check_convolve, lambda u, K: by_fft(u, K[::-1]), "y_k is the sum"),
+    (check_convolve, without_n_on_the_way_back, "pass n to irfft"),
+    (check_convolve, lambda u, K: [[1.0], [1.0, 2.0]], "numbers in arrays of one shape"),
+    (check_convolve, lambda u, K: "y", "numbers in arrays"),
     (check_window_for, first_missing_term, "the whole tail adds up"),
+    (check_window_for, slowest_mode_alone, "slowest mode alone"),
+    (check_window_for, lambda *a: np.nan, "whole number"),
+    (check_window_for, lambda *a: np.inf, "whole number"),
+    (check_window_for, lambda *a: [1, 2], "whole number"),
+    (check_window_for, lambda *a: 1j, "whole number"),
+    (check_crossing, crossing_of(6), "half of the sequence"),
+    (check_crossing, crossing_of(24), "sums up values"),
+    (check_crossing, crossing_of(4), "feed-forward network is missing"),
+    (check_crossing, crossing_of(8), "projections of attention are missing"),
+    (check_crossing, crossing_of(11), "four projections"),
+    (check_crossing, crossing_of(12, lambda share: share), "not Q / P"),
+    (check_crossing, crossing_of(13), "longer than needed"),
+    (check_crossing, crossing_of(10), "too short"),
+    (check_crossing, lambda d, share: 12 * d * share / (1 - share), "whole number"),
+    (check_crossing, lambda d, share: None, "did you forget to return"),
+    (check_learn_pole, lambda *a: 1 - least_squares_pole(*a), "weight of the newest sample"),
+    (check_learn_pole, lambda *a: least_squares_pole(*a, scaled=False), "factor 1 - rho"),
+    (check_learn_pole, lambda *a: 0.8, "more updates"),
+    (check_learn_pole, lambda *a: np.nan, "between 0 and 1"),
+    (check_learn_pole, lambda *a: 1.2, "between 0 and 1"),
+    (check_learn_pole, lambda *a: np.array([0.9]), "one number"),
+    (check_learn_pole, lambda *a: None, "did you forget to return"),
     (check_window_for, lambda *a: window_by_bisection(*a) + 1, "more than needed"),
     (check_window_for, lambda *a: window_by_bisection(*a) + 0.5, "whole number"),
     (check_stream, lambda *a: stream_by_table(*a, own=False), "missing in the outputs"),
@@ -139,9 +203,11 @@ WRONG = [
     (check_stream, lambda *a: stream_by_table(*a, state=False), "missing in the new one"),
     (check_stream, lambda *a: stream_by_table(*a, reverse=False), "must be reversed"),
     (check_stream, lambda *a: stream_by_table(*a)[0], "two things"),
+    (check_stream, lambda *a: 1.0, "two things"),
     (check_realize, lambda K, N: realize_by_companion(K, N + 1), "A has shape"),
     (check_realize, lambda K, N: realize_by_observability(K[1:], N), "one step early"),
     (check_realize, realize_one_step_late, "rows of O"),
+    (check_realize, lambda K, N: 1.0, "three arrays"),
     (check_realize, lambda K, N: None, "did you forget to return"),
 ]
 
