@@ -64,6 +64,7 @@ from ssm_book.exercises.rnn import (
     check_is_convolution,
     check_newton,
     check_scan,
+    check_trained,
     check_transient,
 )
 from ssm_book.exercises.s4 import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssm_book.exercises._report import expect, expect_close, passed
+from ssm_book.exercises._report import expect, expect_close, passed, reason
 from ssm_core.rnn import orthogonal, rnn, with_spectral_radius
 
 
@@ -11,9 +11,15 @@ def check_forget_bias(forget_bias):
     for steps in (10, 1000, 2, 1):
         bias = forget_bias(steps)
         expect(bias is not None, "forget_bias returned None: did you forget to return the bias?")
+        expect(np.ndim(bias) == 0, f"forget_bias returned an array of shape {np.shape(bias)}.")
+        expect(
+            np.isfinite(bias),
+            f"The bias for steps = {steps} is {bias}; it should be finite for every number of steps "
+            "from 1 on. A half-life of one step takes a gate of one half.",
+        )
         kept = float(1 / (1 + np.exp(-np.asarray(bias, dtype=float)))) ** steps
         if abs(kept - np.exp(-1)) < 0.05 and steps >= 10:
-            why = "That is close to 1/e: you set the time constant, the question is the half life."
+            why = "That is close to 1/e: you set the time constant, the question is the half-life."
         elif bias <= 0 < steps - 1:
             why = "A bias of zero or less halves the cell at every step, or worse."
         else:
@@ -32,6 +38,7 @@ def check_transient(transient):
         expect(W is not None, "transient returned None: did you forget to return W?")
         W = np.asarray(W)
         expect(W.ndim == 2 and W.shape[0] == W.shape[1], f"W has shape {W.shape}, expected (N, N).")
+        expect(np.all(np.isfinite(W)), "W is not finite everywhere.")
         largest = float(np.abs(np.linalg.eigvals(W)).max())
         expect(
             abs(largest - radius) < 1e-3 * radius,
@@ -63,7 +70,7 @@ def check_bptt(gradients):
         W = with_spectral_radius(rng.standard_normal((N, N)), 1.1)
         U, b, c = rng.standard_normal((N, M)), rng.standard_normal(N), rng.standard_normal(N)
         u = rng.standard_normal((L, M))
-        answer = gradients(u, W, U, b, c)
+        answer = gradients(*(value.copy() for value in (u, W, U, b, c)))
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
             "gradients should return three arrays: dW, dU, db.",
@@ -82,6 +89,54 @@ def check_bptt(gradients):
                     why = hint
             expect_close(name, got, want, why)
     passed("the gradient of every weight, by backpropagation through time")
+
+
+def check_trained(trained):
+    """Check ``trained(lag, window) -> a``: one linear unit, its gradient cut after some steps."""
+    for lag, window in ((20, 20), (20, 5), (12, 3), (6, 1)):
+        a = trained(lag, window)
+        expect(a is not None, "trained returned None: did you forget to return a?")
+        expect(
+            np.ndim(a) == 0, f"trained returned an array of shape {np.shape(a)}; expected a number."
+        )
+        a, want = float(a), np.sqrt(window / (window + 1))
+        why = (
+            "Go on until a stops moving, and check where the gradient flows: through the factor in "
+            "front of h, and through the last `window` multiplications."
+        )
+        hints = (
+            (
+                np.sqrt(lag / (lag + 1)),
+                "That is the best unit for the lag: your gradient flows back "
+                "through all steps. Cut it when `window` steps are left.",
+            ),
+            (window / (window + 1), "That is the square of a; return a itself."),
+            (
+                np.sqrt((window + 1) / (window + 2)),
+                "Your gradient flows through one step too many.",
+            ),
+            (np.sqrt((window - 1) / window), "Your gradient flows through one step too few."),
+            (
+                1.0,
+                "a has run to 1. Without the factor that keeps the variance of the output at 1, the "
+                "largest a always wins.",
+            ),
+            (
+                0.0,
+                "a has run to 0: no gradient flows through the multiplications. Cut once, when "
+                "`window` steps are left, and not at every step.",
+            ),
+            (0.5, "a is still close to 0.5: more updates, or a larger rate."),
+        )
+        for value, hint in hints:
+            if abs(a - value) < 5e-3 < abs(value - want):
+                why = hint
+                break
+        expect(
+            abs(a - want) < 5e-3,
+            f"For a lag of {lag} and a window of {window} you return {a:.4f}, expected {want:.4f}. {why}",
+        )
+    passed("the unit that a truncated gradient finds, for four lags and windows")
 
 
 def check_is_convolution(is_convolution):
@@ -141,20 +196,33 @@ def check_scan(scan):
         def combine(first, second):
             nonlocal rounds
             rounds += 1
+            expect(
+                all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in (first, second)),
+                "combine takes two pairs, (A1, b1) and (A2, b2).",
+            )
             (A1, b1), (A2, b2) = first, second
+            shapes = [np.shape(x) for x in (A1, b1, A2, b2)]
+            n = shapes[0][:1]
+            expect(
+                shapes == [(*n, 3, 3), (*n, 3)] * 2,
+                "combine takes stacks of equally many matrices (n, N, N) and vectors (n, N), the "
+                "earlier and the later; you passed the shapes " + ", ".join(map(str, shapes)) + ".",
+            )
             return A2 @ A1, (A2 @ b1[..., None])[..., 0] + b2
 
         got = scan(A.copy(), b.copy(), combine)
         want, h = np.empty((L, 3)), np.zeros(3)
         for k in range(L):
             want[k] = h = A[k] @ h + b[k]
-        expect_close(
-            "h",
+        before = np.vstack([np.zeros(3), want[:-1]])
+        why = reason(
             got,
             want,
+            [(before, "These are the states before each step; h[k] has seen step k.")],
             "Matrices do not commute: combine(first, second) takes the "
             "earlier stretch first. And each state needs all steps up to its own, no more.",
         )
+        expect_close("h", got, want, why)
         allowed = 2 * int(np.ceil(np.log2(L))) + 2
         expect(
             rounds <= allowed,
@@ -192,12 +260,29 @@ def check_newton(newton):
         "An iteration may only solve a linear recurrence.",
     )
     expect(
+        last < 1e-9 or not np.allclose(answers[-1], _unshifted(u, W, U, b, 7)),
+        "You linearize step k around the guess of h[k]; the step acts on h[k-1]. Shift the guess by "
+        "one step, with zeros in front.",
+    )
+    expect(
         last < 1e-9,
         f"Still off by {last:.2g} after 7 iterations (and by {third:.2g} after 3). Newton's "
         "method squares the error each time. If yours falls by a constant factor, the Jacobian "
         "is missing or that of another point: each step is h_k = f_k + J_k (h_{k-1} - guess).",
     )
     passed("a nonlinear recurrence from a handful of linear ones")
+
+
+def _unshifted(u, W, U, b, iterations):
+    """Newton's method with the guess of h[k] where that of h[k-1] belongs."""
+    guess = np.zeros((len(u), len(W)))
+    for _ in range(iterations):
+        f = np.tanh(guess @ W.T + u[:, None] @ U.T + b)
+        h, state = np.empty_like(guess), np.zeros(len(W))
+        for k in range(len(u)):
+            h[k] = state = f[k] + (1 - f[k] ** 2) * (W @ (state - guess[k]))
+        guess = h
+    return guess
 
 
 def _sensitivities(u, W, U, b, c):

@@ -176,10 +176,10 @@ def _training_data():
 CATALOGUE = {
     "rnn": Entry(
         "Gradients through a recurrent network",
-        "sliders for the gain of the recurrent weights and the strength of the input; how much of a "
-        "gradient is left k steps back, and how long the state shows which bit came first.",
+        "sliders for the spectral radius of the recurrent weights and the strength of the input; how "
+        "much of a gradient is left k steps back, and how long the state shows which bit came first.",
         (
-            Slider("gain", "Gain of W", 0.5, 3, 1.0, step=0.05),
+            Slider("gain", "Spectral radius of W", 0.5, 3, 1.0, step=0.05),
             Choice("matrix", "W is", {"random": "random", "orthogonal": "orthogonal"}, "random"),
             Choice(
                 "activation",
@@ -187,7 +187,7 @@ CATALOGUE = {
                 {"tanh": "tanh", "relu": "ReLU", "identity": "none"},
                 "tanh",
             ),
-            Slider("noise", "Later input", 0, 2, 0.5, step=0.1, unit="σ"),
+            Slider("noise", "Later input", 0, 2, 0.5, step=0.1),
         ),
         ("linalg", "rnn"),
         _rnn_data,

@@ -8,7 +8,7 @@ function figure(place, data) {
     y: {log: true, range: [1e-12, 1e4]},
     series: [
       {name: "this network", colour: "blue", style: "line"},
-      {name: "gain to the power k", colour: "soft", style: "dashed"},
+      {name: "spectral radius to the power k", colour: "soft", style: "dashed"},
     ],
   });
   const state = makePanel(place, {

@@ -10,6 +10,7 @@ from ssm_book.exercises import (
     check_is_convolution,
     check_newton,
     check_scan,
+    check_trained,
     check_transient,
 )
 from ssm_core.convolution import causal_convolution
@@ -39,6 +40,8 @@ def test_forget_bias_right(answer, accepts):
         (lambda steps: 0.0, "zero or less halves"),
         (lambda steps: float(steps), "Solve sigmoid"),
         (lambda steps: None, "forget to return"),
+        (lambda steps: np.zeros(3), "array of shape"),
+        (lambda steps: -np.inf if steps == 1 else bias_by_formula(steps), "half-life of one step"),
     ],
 )
 def test_forget_bias_wrong(answer, why, explains):
@@ -70,6 +73,7 @@ def test_transient_right(answer, accepts):
         (lambda radius, peak: np.diag([peak, radius]), "spectral radius is"),
         (lambda radius, peak: [[radius, 0.1], [0.0, radius]], "larger"),
         (lambda radius, peak: [radius, peak], "shape"),
+        (lambda radius, peak: [[np.nan, 1.0], [0.0, 1.0]], "not finite"),
         (lambda radius, peak: None, "forget to return"),
     ],
 )
@@ -124,6 +128,63 @@ def test_bptt_wrong(options, why, explains):
 
 def test_bptt_needs_three(explains):
     explains(check_bptt, lambda u, W, U, b, c: W, "three arrays")
+
+
+def test_bptt_may_change_its_arguments(accepts):
+    def in_place(u, W, U, b, c):
+        answer = walk(u.copy(), W.copy(), U.copy(), b.copy(), c.copy())
+        for value in (u, W, U, b, c):
+            value[:] = 0
+        return answer
+
+    accepts(check_bptt, in_place)
+
+
+# check_trained
+
+
+def trained_by_formula(lag, window):
+    return np.sqrt(window / (window + 1))
+
+
+def trained_by_ascent(lag, window, *, factor=True, seen=None):
+    a = 0.5
+    for _ in range(20_000):
+        # the gradient of the logarithm, through the last steps alone
+        slope = (window if seen is None else seen(lag, window)) / a
+        a += 1e-4 * (slope - factor * a / (1 - a**2))
+        a = min(max(a, 1e-3), 1 - 1e-3)
+    return a
+
+
+@pytest.mark.parametrize("answer", [trained_by_formula, trained_by_ascent])
+def test_trained_right(answer, accepts):
+    accepts(check_trained, answer)
+
+
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (
+            lambda lag, window: trained_by_ascent(lag, window, seen=lambda lag, window: lag),
+            "all steps",
+        ),
+        (lambda lag, window: trained_by_formula(lag, window) ** 2, "square of a"),
+        (lambda lag, window: trained_by_formula(lag, window + 1), "too many"),
+        (
+            lambda lag, window: trained_by_formula(lag, window if window == lag else window - 1),
+            "too few",
+        ),
+        (lambda lag, window: trained_by_ascent(lag, window, factor=False), "run to 1"),
+        (lambda lag, window: 1e-3, "run to 0"),
+        (lambda lag, window: 0.5, "more updates"),
+        (lambda lag, window: 0.3, "stops moving"),
+        (lambda lag, window: np.ones(3), "array of shape"),
+        (lambda lag, window: None, "forget to return"),
+    ],
+)
+def test_trained_wrong(answer, why, explains):
+    explains(check_trained, answer, why)
 
 
 # check_is_convolution
@@ -236,6 +297,12 @@ def without_combine(A, b, combine):
         (one_by_one, "rounds for L = "),
         (without_combine, "never called"),
         (lambda A, b, combine: by_doubling(A, b, lambda x, y: combine(y, x)), "do not commute"),
+        (
+            lambda A, b, combine: np.vstack([np.zeros(3), by_doubling(A, b, combine)[:-1]]),
+            "states before each step",
+        ),
+        (lambda A, b, combine: combine((A, b), (A[:-1], b[:-1]))[1], "equally many"),
+        (lambda A, b, combine: combine(A, b), "two pairs"),
         (lambda A, b, combine: None, "forget to return"),
     ],
 )
@@ -272,6 +339,18 @@ def newton_as_one_large_system(u, W, U, b, iterations):
     return h
 
 
+def unshifted(u, W, U, b, iterations):
+    h = np.zeros((len(u), len(W)))
+    for _ in range(iterations):
+        f = np.tanh(h @ W.T + np.reshape(u, (len(u), -1)) @ U.T + b)
+        J, new, state = (1 - f**2)[:, :, None] * W, [], np.zeros(len(W))
+        for k in range(len(u)):
+            state = f[k] + J[k] @ (state - h[k])
+            new.append(state)
+        h = np.stack(new)
+    return h
+
+
 @pytest.mark.parametrize("answer", [newton, newton_as_one_large_system])
 def test_newton_right(answer, accepts):
     accepts(check_newton, answer)
@@ -291,6 +370,7 @@ def test_newton_right(answer, accepts):
             ),
             "squares the error",
         ),
+        (lambda *args: unshifted(*args), "Shift the guess"),
         (lambda *args: newton(*args)[-1], "shape"),
         (lambda *args: newton(*args) * np.nan, "not finite"),
         (lambda *args: None, "forget to return"),
