@@ -94,4 +94,7 @@ All runs, with a limit of ten minutes a command; repeat a command until it says 
     for task in delay smnist psmnist drawing copying induction recall char; do
         python -m experiments collect $task
     done
+
+``python -m experiments.bit`` is a study of its own, on a CPU: small recurrent networks, one bit, and
+how long they can wait for the question (see :mod:`experiments.bit`).
 """
