@@ -13,6 +13,7 @@ the definition plain PyTorch, which every transform of ``torch.func`` and forwar
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,36 +23,38 @@ from torch.autograd import Function, forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = [
-    "WithoutDerivative",
     "has_gradient",
     "in_forward_mode",
     "is_differentiated",
     "is_transformed",
+    "may_be_differentiated",
     "needs_definition",
     "needs_operator",
+    "signature",
+    "with_signature",
+    "without_derivative",
 ]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def needs_operator(*tensors: Tensor | None) -> bool:
     """Whether these tensors must go through an operator: because something records or replaces
-    operators, or because PyTorch has to prepare the tensors first."""
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or torch.jit.is_tracing()
-        or not all(x is None or _is_plain(x) for x in tensors)
-    )
+    operators, or because PyTorch has to prepare the tensors first.
 
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether the memory of x holds its numbers: a subclass may keep them elsewhere, ``z.conj()``
-    and ``z.conj().imag`` leave a sign to be applied, and gradients may come in a batch
-    (``is_grads_batched``, whose vmap is older than torch.func)."""
-    return type(x) in _PLAIN and not (
-        x.is_conj() or x.is_neg() or torch._C._functorch.is_legacy_batchedtensor(x)
-    )
+    It has to where the memory of a tensor does not hold its numbers: a subclass may keep them
+    elsewhere, ``z.conj()`` and ``z.conj().imag`` leave a sign to be applied, and gradients may come in
+    a batch (``is_grads_batched``, whose vmap is older than torch.func).
+    """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch.jit.is_tracing():
+        return True
+    for x in tensors:  # a loop, as this runs in each call
+        if x is None:
+            continue
+        if type(x) not in _PLAIN or x.is_conj() or x.is_neg() or _is_batched(x):
+            return True
+    return False
 
 
 def needs_definition(*tensors: Tensor | None) -> bool:
@@ -80,7 +83,29 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
 
 def has_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for the gradient of what is computed from these tensors."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                return True
+    return False
+
+
+def signature(*tensors: Any) -> tuple | None:
+    """Shapes, dtypes and devices, to look up what was found out about such tensors before.
+
+    None where a call may not be told from another by them: in traces, and with subclasses of Tensor.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    parts: list[Any] = []
+    for x in tensors:
+        if x is None:
+            parts.append(None)
+        elif type(x) in _PLAIN:
+            parts += (x.shape, x.dtype, x.device)
+        else:
+            return None
+    return tuple(parts)
 
 
 def constant_in_traces(function: Callable) -> Callable:
@@ -114,10 +139,26 @@ def _transforms() -> tuple[str, ...]:
     return tuple(level.key().name for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
-class WithoutDerivative(Function):
-    """``WithoutDerivative.apply(function, why, *arguments)`` is ``function(*arguments)``, and what
-    asks for its derivative gets a NotImplementedError that says why."""
+def may_be_differentiated() -> bool:
+    """Whether anything can ask for a derivative of what runs now: not in a usual backward pass."""
+    return torch.is_grad_enabled() or is_transformed() or in_forward_mode()
 
+
+def with_signature(function: Callable) -> Callable:
+    """Let ``torch.autograd.Function.apply`` read the signature of ``forward`` instead of making it
+    anew in each call, which takes 60 µs."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
+
+
+def without_derivative(function: Callable, why: str, *arguments: Any) -> Any:
+    """``function(*arguments)``; what asks for its derivative gets a NotImplementedError that says why."""
+    if may_be_differentiated():
+        return _WithoutDerivative.apply(function, why, *arguments)
+    return function(*arguments)
+
+
+class _WithoutDerivative(Function):
     @staticmethod
     def forward(ctx, function: Callable, why: str, *arguments: Any) -> Any:
         ctx.why = why

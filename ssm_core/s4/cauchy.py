@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ssm_core._dispatch import (
-    WithoutDerivative,
     has_gradient,
     is_transformed,
     needs_definition,
     needs_operator,
+    with_signature,
+    without_derivative,
 )
 from ssm_core._gpu import has_triton
 
@@ -138,7 +139,7 @@ def _differentiate(ctx, dout):
     given = (dout, *ctx.saved_tensors)
     if needs_operator(dout):
         return *torch.ops.ssm_core.cauchy_sums_backward(*given), None
-    return *WithoutDerivative.apply(cauchy_sums_backward, _ONCE, *given), None
+    return *without_derivative(cauchy_sums_backward, _ONCE, *given), None
 
 
 def _refuse(ctx, *gradients):
@@ -156,7 +157,7 @@ _backward.register_autograd(_refuse)
 class _CauchySums(Function):
     """The same with less work per call, where nothing records operators."""
 
-    forward = staticmethod(_sums)
+    forward = staticmethod(with_signature(_sums))
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_differentiate)
 

@@ -42,11 +42,12 @@ from torch.autograd import Function
 from torch.fft import fft, ifft, irfft, rfft
 
 from ssm_core._dispatch import (
-    WithoutDerivative,
     has_gradient,
     is_transformed,
     needs_definition,
     needs_operator,
+    with_signature,
+    without_derivative,
 )
 from ssm_core._gpu import has_triton
 from ssm_core._tensors import widest_float
@@ -170,7 +171,7 @@ def _differentiate(ctx, dy, *_):
     given = (dy, *ctx.saved_tensors, ctx.outputs)
     if needs_operator(dy):
         return *torch.ops.ssm_core.convolve_backward(*given), None
-    return *WithoutDerivative.apply(_convolve_backward, _ONCE, *given), None
+    return *without_derivative(_convolve_backward, _ONCE, *given), None
 
 
 def _refuse(ctx, *gradients):
@@ -188,7 +189,7 @@ _backward.register_autograd(_refuse)
 class _Convolve(Function):
     """The same with less work per call, where nothing records operators."""
 
-    forward = staticmethod(_convolve)
+    forward = staticmethod(with_signature(_convolve))
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_differentiate)
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ssm_core._dispatch import (
-    WithoutDerivative,
     has_gradient,
     is_transformed,
     needs_definition,
     needs_operator,
+    with_signature,
+    without_derivative,
 )
 from ssm_core.s4.cauchy import cauchy_sums, cauchy_sums_backward
 
@@ -142,7 +143,7 @@ def _differentiate(ctx, dK, *_):
     given = (dK, *ctx.saved_tensors)
     if needs_operator(dK):
         return *torch.ops.ssm_core.dplr_kernel_backward(*given), None, None
-    return *WithoutDerivative.apply(_kernel_backward, _ONCE, *given), None, None
+    return *without_derivative(_kernel_backward, _ONCE, *given), None, None
 
 
 def _refuse(ctx, *gradients):
@@ -160,7 +161,7 @@ _backward.register_autograd(_refuse)
 class _Kernel(Function):
     """The same with less work per call, where nothing records operators."""
 
-    forward = staticmethod(_kernel)
+    forward = staticmethod(with_signature(_kernel))
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_differentiate)
 

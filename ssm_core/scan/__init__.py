@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from ssm_core._dispatch import (
-    WithoutDerivative,
     has_gradient,
     is_differentiated,
     is_transformed,
     needs_definition,
     needs_operator,
+    without_derivative,
 )
 from ssm_core._tensors import Packing
 from ssm_core.scan import _operators, reference
@@ -244,7 +244,7 @@ def selective_state_update(
     if needs_operator(state, *floats):
         return torch.ops.ssm_core.selective_state_update(*arguments)
     if has_gradient(*floats):
-        return WithoutDerivative.apply(
+        return without_derivative(
             _operators.run_state_update, _operators.NO_STEP_GRADIENT, *arguments
         )
     return _operators.run_state_update(*arguments)

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ssm_core._dispatch import signature
 from ssm_core._tensors import Packing, as_packing, check_device, check_kind, check_shape, dtype_name
 
 __all__ = ["Scan", "check_scan", "check_slots", "check_step", "state_dtype"]
 
 _LOW = (torch.float32, torch.bfloat16, torch.float16)
+_accepted: set[tuple] = set()  # signatures of scans that were found good
+MOST_ACCEPTED = 1000  # a program that meets more is checked anew
 
 
 class Scan(NamedTuple):
@@ -56,11 +59,36 @@ def check_scan(
     cu_seqlens: Any | Packing,
 ) -> Scan:
     """Return the arguments with B and C as (b, g, n, L) or (d, n), or raise."""
-    for name, value in (
-        ("delta_softplus", delta_softplus),
-        ("return_last_state", return_last_state),
-    ):
-        _check_bool(value, name)
+    _check_bool(delta_softplus, "delta_softplus")
+    _check_bool(return_last_state, "return_last_state")
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    packing = None
+    seen = signature(*tensors) if cu_seqlens is None else None
+    if seen is None or seen not in _accepted:
+        packing = _check_scan(*tensors, cu_seqlens)
+        if seen is not None:
+            if len(_accepted) == MOST_ACCEPTED:
+                _accepted.clear()
+            _accepted.add(seen)
+    B, C = (M.unsqueeze(1) if M.ndim == 3 else M for M in (B, C))
+    if initial_state is not None:
+        initial_state = initial_state.to(state_dtype(u))
+    boundaries = None if packing is None else packing.cu_seqlens
+    return Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, boundaries)
+
+
+def _check_scan(
+    u: Any,
+    delta: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    z: Any,
+    delta_bias: Any,
+    initial_state: Any,
+    cu_seqlens: Any | Packing,
+) -> Packing | None:
     _check_tensor(u, "u")
     check_shape(u, "u", ("b", "d", "L"), (None, None, None))
     _check_tensor(A, "A")
@@ -89,39 +117,11 @@ def check_scan(
             ("b" if packing is None else "sequences", "d", "n"),
             (b if packing is None else packing.sequences, d, n),
         )
-    _check_dtypes(
-        {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state},
-        {"A": A, "D": D, "delta_bias": delta_bias},
-    )
-    _check_devices(
-        {
-            "delta": delta,
-            "A": A,
-            "B": B,
-            "C": C,
-            "D": D,
-            "z": z,
-            "delta_bias": delta_bias,
-            "initial_state": initial_state,
-        },
-        "u",
-        u.device,
-    )
-    if initial_state is not None:
-        initial_state = initial_state.to(state_dtype(u))
-    return Scan(
-        u,
-        delta,
-        A,
-        B,
-        C,
-        D,
-        z,
-        delta_bias,
-        delta_softplus,
-        initial_state,
-        None if packing is None else packing.cu_seqlens,
-    )
+    signals = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state}
+    weights = {"A": A, "D": D, "delta_bias": delta_bias}
+    _check_dtypes(signals, weights)
+    _check_devices({**signals, **weights}, "u", u.device)
+    return packing
 
 
 def check_step(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ssm_core._dispatch import needs_operator
+from ssm_core._dispatch import may_be_differentiated, needs_operator, with_signature
 from ssm_core.scan._arguments import check_slots, state_dtype
 from ssm_core.scan._backends import load_backend
 
@@ -144,8 +144,13 @@ def _differentiate(ctx, dout, dlast_state, _):
     *tensors, initial_state, cu_seqlens, saved = ctx.saved_tensors
     if dout is None and dlast_state is None:
         return (None,) * 13
-    traced = needs_operator(dout, dlast_state, *tensors)
-    run = torch.ops.ssm_core.selective_scan_backward if traced else _SelectiveScanBackward.apply
+    run = (
+        torch.ops.ssm_core.selective_scan_backward
+        if needs_operator(dout, dlast_state, *tensors)
+        else _SelectiveScanBackward.apply
+        if may_be_differentiated()
+        else _backward
+    )
     gradients = run(
         dout,
         dlast_state,
@@ -179,6 +184,7 @@ class SelectiveScan(Function):
     backward = staticmethod(_differentiate)
 
     @staticmethod
+    @with_signature
     def forward(*inputs: Any) -> Three:  # PyTorch would match names anew at each call
         """out, last_state, and the chunk states as one row, or nothing of them if not save."""
         *arguments, backend = inputs
@@ -206,6 +212,7 @@ class _SelectiveScanBackward(Function):
     backward = staticmethod(_refuse)
 
     @staticmethod
+    @with_signature
     def forward(*inputs: Any) -> Nine:
         return _backward(*inputs)
 

@@ -116,9 +116,12 @@ def attempt(name, arguments):
     """
     if _failures:
         return None
+    run, device = getattr(_kernels(), name), arguments[0].device
     try:
-        with torch.cuda.device_of(arguments[0]):
-            return getattr(_kernels(), name)(*arguments)
+        if device.type == "cpu" or device.index == torch.cuda.current_device():
+            return run(*arguments)
+        with torch.cuda.device(device):
+            return run(*arguments)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - see above

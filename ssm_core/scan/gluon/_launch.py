@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,7 @@ def plan_scan(u: Tensor, A: Tensor, B: Tensor, delta_softplus: bool,
                 {"SOFTPLUS": delta_softplus, "FULL": full, "N": n})
 
 
+@functools.lru_cache(maxsize=1000)
 def cut_into_spans(L: int, n: int, programs: int, device: torch.device) -> tuple[int, int]:
     """How many spans time is cut into, and their steps: as many as fill the GPU once."""
     resident = processors(device) * (WARPS // backward_warps(n)["WARPS"])
