@@ -10,9 +10,11 @@ module a chapter.
 from ssm_book.exercises.continuous import (
     check_circuit,
     check_exponential,
+    check_learn_spring,
     check_minimal,
     check_observer,
     check_ringing,
+    check_settle,
 )
 from ssm_book.exercises.discretization import (
     check_exponential_trapezoid,

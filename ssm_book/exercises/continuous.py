@@ -2,8 +2,9 @@
 
 import numpy as np
 from scipy.linalg import block_diag, expm
+from scipy.optimize import least_squares
 
-from ssm_book.exercises._report import expect, expect_close, passed
+from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
 from ssm_core.lti import ContinuousSSM
 
 
@@ -14,35 +15,121 @@ def check_ringing(spring_from_ringing):
         omega, sigma = abs(pole.imag), -pole.real
         period = 2 * np.pi / omega
         answer = spring_from_ringing(period, np.exp(-sigma * period), m)
-        expect(
-            isinstance(answer, (tuple, list, np.ndarray)) and len(answer) == 2,
-            "spring_from_ringing should return two numbers: the stiffness and the friction.",
-        )
-        got = np.array(answer, dtype=float)
+        got = _two_numbers(answer, "spring_from_ringing")
+
+        def spring(sigma, omega, m=m):
+            return [m * (sigma**2 + omega**2), 2 * m * sigma]
+
         hints = (
             ([b, k], "You return the friction first; the stiffness comes first."),
-            ([k / m, b / m], "That is k/m and b/m: multiply by the mass."),
+            ([k / m, b / m], "That is the answer for a mass of 1: multiply by the mass."),
             (
                 [m * omega**2, b],
-                "k = m omega² holds without friction; friction slows the swing, "
-                "so sigma² belongs into k as well.",
+                "stiffness = mass * omega² holds without friction; friction slows the swing, so "
+                "the rate of decay squared belongs into the stiffness as well.",
             ),
             (
-                [m * (sigma**2 + period**-2), b],
+                spring(sigma, 1 / period),
                 "The imaginary part of the eigenvalue counts radians: 2 pi / period.",
             ),
-            ([k, b / 2], "The amplitude decays at the rate b/2m, not b/m."),
+            ([k, b / 2], "The amplitude decays at the rate friction / (2 mass)."),
+            (
+                spring(sigma, omega / 2),
+                "From maximum to maximum the phase advances by 2 pi; pi is half a period, from a "
+                "maximum to a minimum.",
+            ),
+            (
+                spring(2 * sigma, omega),
+                "The ratio compares two maxima, which are a whole period apart; you let it decay "
+                "in half a period.",
+            ),
+            (
+                spring(sigma / 2, omega / 2),
+                "You take `period` for half a period: maxima are a whole period apart.",
+            ),
+            (
+                spring(2 * sigma, 2 * omega),
+                "You halve the period: from one maximum to the next is a whole period.",
+            ),
         )
-        why = "The eigenvalues have the sum -b/m and the product k/m."
-        for wrong, hint in hints:
-            if got.shape == (2,) and np.allclose(got, wrong) and not np.allclose(got, [k, b]):
-                why = hint
-        expect_close("(stiffness, friction)", got, [k, b], why)
+        why = "The eigenvalues have the sum -friction / mass and the product stiffness / mass."
+        expect_close("(stiffness, friction)", got, [k, b], reason(got, [k, b], hints, why))
     passed("the stiffness and the friction, from the ringing alone")
 
 
+def check_settle(best_friction):
+    """Check ``best_friction(stiffness, mass, tolerance) -> friction``: shortest settling time."""
+    for k, m, tolerance in ((40.0, 1.0, 0.02), (40.0, 3.0, 0.1), (7.0, 0.5, 0.3), (2.0, 2.0, 1e-3)):
+        answer = returned(best_friction(k, m, tolerance), "best_friction")
+        expect(
+            np.size(answer) == 1 and np.isrealobj(answer),
+            "best_friction should return one real number, the friction.",
+        )
+        got = float(np.ravel(answer)[0])
+        expect(np.isfinite(got), f"best_friction returns {got}.")
+        critical = 2 * np.sqrt(k * m)
+        want = critical * _damping(tolerance)
+        call = f"best_friction({k:g}, {m:g}, {tolerance:g}) is {got:.4g}."
+        for wrong, why in (
+            (
+                critical,
+                "That is the critical friction, the fastest without any overshoot; an overshoot "
+                "within the tolerance does no harm.",
+            ),
+            (
+                critical * _damping(tolerance, periods=1.0),
+                "The first overshoot comes half a period after the release, not a whole one.",
+            ),
+            (want / 2, "The rate of decay is friction / (2 mass): the factor 2 is missing."),
+            (want / m, "Rate of decay times 2 is friction / mass: multiply by the mass."),
+        ):
+            if abs(got / wrong - 1) < 0.002 < abs(wrong / want - 1):
+                expect(False, f"{call} {why}")
+        expect(
+            got > 0.01 * critical,
+            f"{call} With so little friction the mass is soon within the tolerance, and leaves it "
+            "again: count the last moment outside.",
+        )
+        if abs(got / want - 1) > 0.01:
+            mine, best = (_settling_time(k, m, tolerance, b) for b in (got, want * 1.0001))
+            expect(
+                False, f"{call} The mass settles after {mine:.3g} s then; {best:.3g} s can be had."
+            )
+    passed("no friction brings the mass to rest sooner")
+
+
+def check_learn_spring(learn_spring):
+    """Check ``learn_spring(t, u, y) -> (stiffness, friction)``: the least squared error."""
+    rng = np.random.default_rng(2)
+    t = np.linspace(0, 4, 201)
+    for k, b in ((40.0, 5.0), (12.0, 18.0)):
+        u = 10 * np.sin(np.pi * np.clip((t - 0.2) / 0.3, 0, 1)) - 4.0 * ((t > 1.5) & (t < 2.0))
+        y = _response(k, b, t, u) + 1e-3 * rng.standard_normal(len(t))
+        got = _two_numbers(learn_spring(t.copy(), u.copy(), y.copy()), "learn_spring")
+        best = least_squares(
+            lambda kb, u=u, y=y: _response(*kb, t, u) - y, [k, b], x_scale=[k, b]
+        ).x
+
+        def error(kb, u=u, y=y):
+            return np.sum((_response(*kb, t, u) - y) ** 2)
+
+        if error(got) > 1.001 * error(best):
+            why = (
+                "Some other pair fits better: minimize the sum of (simulate(u, t) - y)² over both "
+                "parameters, for a mass of 1."
+            )
+            if np.allclose(got, best[::-1], rtol=0.01):
+                why = "You return the friction first; the stiffness comes first."
+            elif np.allclose(got, -best, rtol=0.01):
+                why = "These are the entries of A; the stiffness and the friction are minus those."
+            elif np.isclose(got[0], best[0], rtol=0.01):
+                why = "The stiffness is right and the friction is not: are both of them fitted?"
+            expect(False, f"({got[0]:.4g}, {got[1]:.4g}) is not the best fit. {why}")
+    passed("no other spring fits the recordings better")
+
+
 def check_circuit(circuit):
-    """Check ``circuit(resistance, inductance, capacitance) -> (A, B, C, D)``: voltage at the coil.
+    """Check ``circuit(resistance, inductance, capacitance)``: the voltage at the inductor.
 
     The truth is the ratio of complex impedances. Any choice of the state is right.
     """
@@ -69,15 +156,15 @@ def check_circuit(circuit):
             why = "That is the voltage at the capacitor."
         elif np.allclose(got, coil / ring - 1):
             why = (
-                "D is missing: the voltage at the coil is u minus the other two, and u is the "
+                "D is missing: the voltage at the inductor is u minus the other two, and u is the "
                 "input of this very moment."
             )
         elif np.allclose(got, 1 / ring):
-            why = "That is the current; the voltage at the coil is inductance times i'."
+            why = "That is the current; the voltage at the inductor is inductance times i'."
         elif np.allclose(got, 1j * w / ring):
             why = "That is i', the slope of the current; multiply it by the inductance."
         expect_close("The response to sines", got, coil / ring, why)
-    passed("the voltage at the coil, for every frequency")
+    passed("the voltage at the inductor, for every frequency")
 
 
 def check_exponential(exponential):
@@ -121,7 +208,7 @@ def check_exponential(exponential):
     )
     for A, why in cases:
         with np.errstate(all="ignore"):
-            got = exponential(A.copy())
+            got = _solved(lambda A=A: exponential(A.copy()), f"exponential of\n{A}\n", why)
             elementwise = (
                 got is not None and A.any() and A.size > 1 and np.array_equal(got, np.exp(A))
             )
@@ -150,7 +237,11 @@ def check_observer(observer_gain):
     )
     for A, C, poles in cases:
         N = len(A)
-        H = observer_gain(A.copy(), C.copy(), list(poles))
+        H = _solved(
+            lambda A=A, C=C, poles=poles: observer_gain(A.copy(), C.copy(), list(poles)),
+            "observer_gain",
+            "The rows C, CA, ..., CA^(N-1) are independent here; the matrix to solve with is theirs.",
+        )
         expect(H is not None, "observer_gain returned None: did you forget to return H?")
         H = np.asarray(H)
         expect(
@@ -238,7 +329,12 @@ def check_minimal(minimal):
     t = np.linspace(0, 2, 21)
     for name, A, B, C, size, why in cases:
         T = np.linalg.qr(rng.standard_normal((len(A), len(A))))[0]  # hide the structure
-        answer = minimal(T @ A @ T.T, T @ B, C @ T.T)
+        answer = _solved(
+            lambda A=T @ A @ T.T, B=T @ B, C=C @ T.T: minimal(A, B, C),
+            f"minimal for {name}",
+            "Where something is unreachable or invisible, the matrices of B, AB, ... and of "
+            "C, CA, ... have no inverse: use orthonormal bases.",
+        )
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
             "minimal should return three matrices: A, B, C.",
@@ -270,3 +366,44 @@ def _system(answer, name):
         return ContinuousSSM(*answer)
     except (TypeError, ValueError) as error:
         raise AssertionError(f"The matrices from {name} are no system: {error}.") from None
+
+
+def _solved(answer, name, why):
+    """What ``answer()`` returns, or ``why`` where NumPy cannot solve what it is asked to."""
+    try:
+        return answer()
+    except np.linalg.LinAlgError as error:
+        raise AssertionError(f'{name} stops with "{error}". {why}') from None
+
+
+def _two_numbers(answer, name):
+    """The answer as two real numbers, or an explanation why it is not."""
+    returned(answer, name)
+    try:
+        got = np.array(answer, dtype=float)
+    except (TypeError, ValueError):
+        got = None
+    expect(
+        got is not None and got.shape == (2,),
+        f"{name} should return two numbers: the stiffness and the friction.",
+    )
+    return got
+
+
+def _response(k, b, t, u):
+    """Positions of a mass of 1 under samples of a force."""
+    return ContinuousSSM([[0, 1], [-k, -b]], [[0], [1]], [[1, 0]]).simulate(u, t)
+
+
+def _damping(tolerance, periods=0.5):
+    """Friction, as a share of the critical one, after which ``tolerance`` is left in that time."""
+    decay = -np.log(tolerance)
+    return decay / np.hypot(2 * np.pi * periods, decay)
+
+
+def _settling_time(k, m, tolerance, b):
+    """The last moment at which a mass released at 1 is farther than ``tolerance`` from 0."""
+    slow, fast = np.roots([m, b, k]).astype(complex) * [1, 1 + 1e-9]  # apart, where critical
+    t = np.linspace(0, 20 / np.abs(slow.real), 40_001)
+    p = ((fast * np.exp(slow * t) - slow * np.exp(fast * t)) / (fast - slow)).real
+    return t[np.flatnonzero(np.abs(p) > tolerance)[-1]]

@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 from scipy.linalg import expm, solve
+from scipy.optimize import least_squares, minimize
 from scipy.signal import place_poles
 
 from ssm_book.exercises import (
     check_circuit,
     check_exponential,
+    check_learn_spring,
     check_minimal,
     check_observer,
     check_ringing,
+    check_settle,
 )
+from ssm_core.lti import ContinuousSSM
 
 # check_ringing
 
@@ -32,6 +36,10 @@ def test_ringing_right(answer, accepts):
     accepts(check_ringing, answer)
 
 
+def _spring(sigma, omega, mass):
+    return mass * (sigma**2 + omega**2), 2 * mass * sigma
+
+
 def _altered(change):
     return lambda period, ratio, mass: change(
         period, ratio, mass, *ringing_by_formula(period, ratio, mass)
@@ -41,17 +49,115 @@ def _altered(change):
 @pytest.mark.parametrize(
     "answer, why",
     [
-        (lambda *_: None, "two numbers"),
+        (lambda *_: None, "did you forget to return"),
+        (lambda *_: 3.0, "two numbers"),
+        (lambda *_: (1.0, 2.0j), "two numbers"),
+        (lambda *_: ([1.0, 2.0], 3.0), "two numbers"),
         (_altered(lambda T, r, m, k, b: (b, k)), "friction first"),
         (_altered(lambda T, r, m, k, b: (k / m, b / m)), "multiply by the mass"),
         (_altered(lambda T, r, m, k, b: (m * (2 * np.pi / T) ** 2, b)), "holds without friction"),
         (_altered(lambda T, r, m, k, b: (m * ((np.log(r) / T) ** 2 + T**-2), b)), "radians"),
-        (_altered(lambda T, r, m, k, b: (k, b / 2)), "b/2m"),
+        (_altered(lambda T, r, m, k, b: (k, b / 2)), r"friction / \(2 mass\)"),
+        (lambda T, r, m: _spring(-np.log(r) / T, np.pi / T, m), "phase advances by 2 pi"),
+        (lambda T, r, m: _spring(-2 * np.log(r) / T, 2 * np.pi / T, m), "decay in half a period"),
+        (lambda T, r, m: ringing_by_formula(2 * T, r, m), "for half a period"),
+        (lambda T, r, m: ringing_by_formula(T / 2, r, m), "You halve the period"),
         (_altered(lambda T, r, m, k, b: (2 * k, b)), "eigenvalues have the sum"),
     ],
 )
 def test_ringing_wrong(answer, why, explains):
     explains(check_ringing, answer, why)
+
+
+# check_settle
+
+
+def settle_by_formula(k, m, tolerance):
+    decay = -np.log(tolerance)
+    return 2 * np.sqrt(k * m) * decay / np.sqrt(np.pi**2 + decay**2)
+
+
+def settle_by_trying(k, m, tolerance):
+    frictions = 2 * np.sqrt(k * m) * np.linspace(0.2, 1.1, 451)
+    t = np.linspace(0, 20, 4001) * np.sqrt(m / k)
+    last = []
+    for b in frictions:
+        p = _motion(np.roots([m, b, k]).astype(complex) * [1, 1 + 1e-7], t)
+        last.append(t[np.flatnonzero(np.abs(p) > tolerance)[-1]])
+    return frictions[np.argmin(last)]
+
+
+def _motion(roots, t):
+    a, b = roots
+    return ((b * np.exp(a * t) - a * np.exp(b * t)) / (b - a)).real
+
+
+@pytest.mark.parametrize("answer", [settle_by_formula, settle_by_trying])
+def test_settle_right(answer, accepts):
+    accepts(check_settle, answer)
+
+
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda k, m, e: None, "did you forget to return"),
+        (lambda k, m, e: (1.0, 2.0), "one real number"),
+        (lambda k, m, e: 2 * np.sqrt(k * m), "the critical friction, the fastest without"),
+        (lambda k, m, e: settle_by_formula(k, m, e) / 2, "factor 2 is missing"),
+        (lambda k, m, e: settle_by_formula(k, m, e) / m, "multiply by the mass"),
+        (lambda k, m, e: 1e-9, "count the last moment outside"),
+        (
+            lambda k, m, e: 2 * np.sqrt(k * m) / np.hypot(1, 2 * np.pi / np.log(e)),
+            "half a period after the release",
+        ),
+        (lambda k, m, e: 2 * np.sqrt(k * m) * 0.7, "can be had"),
+        (lambda k, m, e: np.nan, "returns nan"),
+    ],
+)
+def test_settle_wrong(answer, why, explains):
+    explains(check_settle, answer, why)
+
+
+# check_learn_spring
+
+
+def _residuals(kb, t, u, y):
+    k, b = kb
+    return ContinuousSSM([[0, 1], [-k, -b]], [[0], [1]], [[1, 0]]).simulate(u, t) - y
+
+
+def learn_by_least_squares(t, u, y, start=(20.0, 5.0)):
+    return least_squares(_residuals, start, bounds=(0.5, 200), args=(t, u, y)).x
+
+
+def learn_by_nelder_mead(t, u, y):
+    loss = lambda kb: np.sum(_residuals(kb, t, u, y) ** 2)
+    return tuple(minimize(loss, [30.0, 10.0], method="Nelder-Mead", options={"xatol": 1e-2}).x)
+
+
+@pytest.mark.parametrize("answer", [learn_by_least_squares, learn_by_nelder_mead])
+def test_learn_spring_right(answer, accepts):
+    accepts(check_learn_spring, answer)
+
+
+@pytest.mark.parametrize("start", [(1.0, 1.0), (100.0, 1.0)])
+def test_learn_spring_can_be_solved_from_far_away(start, accepts):
+    accepts(check_learn_spring, lambda t, u, y: learn_by_least_squares(t, u, y, start))
+
+
+@pytest.mark.parametrize(
+    "answer, why",
+    [
+        (lambda t, u, y: None, "did you forget to return"),
+        (lambda t, u, y: 40.0, "two numbers"),
+        (lambda t, u, y: learn_by_least_squares(t, u, y)[::-1], "friction first"),
+        (lambda t, u, y: -learn_by_least_squares(t, u, y), "entries of A"),
+        (lambda t, u, y: learn_by_least_squares(t, u, y) * [1, 1.3], "are both of them fitted"),
+        (lambda t, u, y: (30.0, 2.0), "Some other pair"),
+    ],
+)
+def test_learn_spring_wrong(answer, why, explains):
+    explains(check_learn_spring, answer, why)
 
 
 # check_circuit
@@ -130,6 +236,17 @@ def exponential_by_eigenvectors(A):
     return (V * np.exp(values)) @ np.linalg.inv(V + 1e-9 * np.eye(len(A)))
 
 
+def exponential_by_eigenvectors_plainly(A):
+    """Close to a defective matrix it is right by luck; the V of the nilpotent one has no inverse."""
+    values, V = np.linalg.eig(A)
+    return ((V * np.exp(values)) @ np.linalg.inv(V)).real
+
+
+@pytest.mark.parametrize("check", [check_exponential, check_observer, check_minimal])
+def test_no_error_of_numpy_reaches_the_reader(check, explains):
+    explains(check, lambda *_: np.linalg.inv(np.zeros((2, 2))), "Singular matrix")
+
+
 @pytest.mark.parametrize(
     "answer, why",
     [
@@ -139,6 +256,7 @@ def exponential_by_eigenvectors(A):
         (lambda A: np.eye(len(A)) + A, "one number"),
         (series, "huge and cancel"),
         (exponential_by_eigenvectors, "one eigenvector only"),
+        (exponential_by_eigenvectors_plainly, "one eigenvector only"),
         (lambda A: series(A)[0], "has shape"),
     ],
 )
