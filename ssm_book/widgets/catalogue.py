@@ -197,8 +197,8 @@ CATALOGUE = {
         "sliders for stiffness, friction and mass; the two eigenvalues in the complex plane, and the "
         "position under a constant force.",
         (
-            Slider("k", "Stiffness <i>k</i>", 10, 80, 40, step=1, unit="N/m"),
-            Slider("b", "Friction <i>b</i>", -1, 20, 5, step=0.1, unit="Ns/m"),
+            Slider("k", "Stiffness <i>κ</i>", 10, 80, 40, step=1, unit="N/m"),
+            Slider("b", "Friction <i>γ</i>", -1, 20, 5, step=0.1, unit="Ns/m"),
             Slider("m", "Mass <i>m</i>", 0.5, 2, 1, step=0.05, unit="kg"),
         ),
         ("linalg", "continuous"),

@@ -28,7 +28,7 @@ function figure(place) {
     square: true,
     series: [
       {name: "where it goes", colour: "blue", style: "line"},
-      {name: "at rest, 1/k", colour: "soft", style: "dashed"},
+      {name: "at rest, 1/κ", colour: "soft", style: "dashed"},
     ],
   });
 
@@ -46,12 +46,12 @@ function figure(place) {
     const [[left, minus], [right, plus]] = poles;
     if (plus === 0) {
       return `λ = ${spell(left)} and ${spell(right)} per second. No ringing: the slower mode needs ` +
-        `${spell(-1 / right)} s for a factor of e. Between ringing and creeping: b = ${spell(2 * Math.sqrt(k * m))}.`;
+        `${spell(-1 / right)} s for a factor of e. Between ringing and creeping: γ = ${spell(2 * Math.sqrt(k * m))}.`;
     }
     const swing = `λ = ${spell(right)} ± ${spell(plus)} i per second: one swing takes ${spell(2 * Math.PI / plus)} s`;
     if (right > 0) return `${swing}, and each is larger than the one before. The poles lie in the right half plane.`;
     if (right === 0) return `${swing}, and it swings for ever.`;
     return `${swing} and leaves ${percent(Math.exp(2 * Math.PI * right / plus))} of its height. ` +
-      `The ringing ends at b = ${spell(2 * Math.sqrt(k * m))}.`;
+      `The ringing ends at γ = ${spell(2 * Math.sqrt(k * m))}.`;
   };
 }
