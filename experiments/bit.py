@@ -2,7 +2,7 @@
 
 ``python -m experiments.bit`` trains five small recurrent networks on :func:`recall` with several
 lags, seeds and budgets, and writes ``experiments/results/bit-cpu.json`` for the chapter on recurrent
-networks. It takes a quarter of an hour on one core. All networks see the same sequences, and a longer
+networks. It takes some twenty minutes on one core. All networks see the same sequences, and a longer
 budget goes on from where a shorter one ended.
 """
 
