@@ -22,15 +22,10 @@ WARPS = 8  # of the backward kernel, at 255 registers, that a processor holds at
 
 
 def saved_shape(u, A, cu_seqlens):
-    """Shape of the float32 memory for saved states; with bfloat16 inputs a number holds two of them."""
+    """Shape of the saved states: (states of all rows, d, n)."""
     b, d, L = u.shape
     pairs = b * ceil_div(L, PAIR) if cu_seqlens is None else L // PAIR + cu_seqlens.shape[0] - 1
-    return (pairs if u.dtype == torch.bfloat16 else 2 * pairs, d, A.shape[1])
-
-
-def _as_states(saved, u):
-    """Saved states, which take a quarter of the memory, are as exact as the inputs and no more."""
-    return saved.view(torch.bfloat16) if u.dtype == torch.bfloat16 else saved
+    return (2 * pairs, d, A.shape[1])
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, save):
@@ -43,8 +38,8 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
     edges = _sum_spans(plan, u, None, delta, A, B, delta_bias, ADJOINT=False)
     if plan.programs:
         launch(scan_forward, plan.programs, u, delta, A, B, C, D, z, delta_bias, initial_state,
-               *edges, cu_seqlens, out, last_state, _as_states(saved, u) if save else None,
-               *plan.sizes, PACKED=plan.packed, **plan.constants, **forward_warps(n))
+               *edges, cu_seqlens, out, last_state, saved if save else None, *plan.sizes,
+               PACKED=plan.packed, **plan.constants, **forward_warps(n))
     return out, last_state, saved
 
 
@@ -65,10 +60,10 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     edges = _sum_spans(plan, dout, z, delta, A, C, delta_bias, ADJOINT=True)
     if plan.programs:
         exact = any(x.dtype != torch.bfloat16 for x in (u, B, C))
-        launch(scan_backward, plan.programs, dout, dlast_state, _as_states(saved, u), *edges,
-               u, delta, A, B, C, D, z, delta_bias, cu_seqlens, selection(u.device, exact), du,
-               ddelta, dz, parts_A, parts_BC, parts_D, parts_bias, dfirst, *plan.sizes, b,
-               PACKED=plan.packed, EXACT=exact, **plan.constants, **backward_warps(n))
+        launch(scan_backward, plan.programs, dout, dlast_state, saved, *edges, u, delta, A, B, C, D, z,
+               delta_bias, cu_seqlens, selection(u.device, exact), du, ddelta, dz, parts_A, parts_BC,
+               parts_D, parts_bias, dfirst, *plan.sizes, b, PACKED=plan.packed, EXACT=exact,
+               **plan.constants, **backward_warps(n))
     BLOCK = 1024
     n_BC, n_A = B.numel(), d * n
     blocks = 2 * ceil_div(n_BC, BLOCK) + ceil_div(n_A, BLOCK) + 2 * ceil_div(d, BLOCK)
