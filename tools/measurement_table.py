@@ -136,8 +136,9 @@ def _tasks():
     for run in _runs(name):
         if run["lengths"]:
             far = max((int(L) for L, right in run["lengths"].items() if right > 0.99), default=None)
+            steps = run["log"][-1]["epoch"] * run["every"]
             yield _row(
-                f"induction heads, trained at 256, {NETWORKS[run['model']]}",
+                f"induction heads, trained at 256, {NETWORKS[run['model']]}, {steps:,} steps",
                 f"99 % right up to {far:,}" if far else "not learned",
                 name,
                 "training",
@@ -150,7 +151,7 @@ def _generation():
     others = {
         "transformer": "our Transformer",
         "transformers_neox": "GPT-NeoX of transformers",
-        "transformers_mamba": "Mamba of transformers",
+        "transformers_mamba": "Mamba of transformers (loops in Python)",
     }
     ours = row["contenders"]["ours"]["tokens_per_second"]
     yield _row(

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from ssm_book.exercises import (
     check_bits_in_pieces,
     check_bits_per_character,
+    check_delta_write,
     check_least_bits,
     check_most_texts,
+    check_select_only,
     check_share_without_order,
 )
 
@@ -132,6 +136,106 @@ def table_by_lgamma(pairs, keys, values):
     return (choose + pairs * math.log(values)) / math.log(2)
 
 
+def pieces_rolled(model, state, tokens, piece, divisor=0):
+    total = 0.0
+    following = np.roll(tokens, -1)
+    for start in range(0, len(tokens), piece):
+        costs, state = model(tokens[start : start + piece], state)
+        part = following[start : start + piece]
+        total += costs[np.arange(len(part)), part].sum()
+    return total / (len(tokens) - divisor)
+
+
+def pieces_rolled_alone(model, state, tokens, piece):
+    paid = []
+    for start in range(0, len(tokens), piece):
+        part = tokens[start : start + piece]
+        costs, state = model(part, state)
+        paid += list(costs[np.arange(len(part)), np.roll(part, -1)])
+    return np.mean(paid)
+
+
+def counts_by_chance(tokens, kinds, words=1000):
+    drawn = np.random.default_rng(7).integers(kinds, size=(words, tokens))
+    return np.array([(drawn == kind).sum(1) for kind in range(kinds)]).max(0).mean()
+
+
+class SelectOnly(nn.Module):
+    def __init__(self, proj, sizes, keep, instead=None):
+        super().__init__()
+        self.proj, self.vector = proj, nn.Parameter(torch.randn(proj.in_features))
+        kept = [torch.full((size,), part in keep) for part, size in zip(("dt", "B", "C"), sizes)]
+        self.register_buffer("kept", torch.cat(kept))
+        self.instead = instead
+
+    def forward(self, x):
+        constant = self.proj(self.instead(x) if self.instead else self.vector)
+        return torch.where(self.kept, self.proj(x), constant)
+
+
+class SelectOnlyByConcatenation(nn.Module):
+    """Each part on its own, with a constant that is a parameter itself."""
+
+    def __init__(self, proj, sizes, keep):
+        super().__init__()
+        self.proj, self.sizes, self.keep = proj, sizes, keep
+        self.constants = nn.ParameterList(torch.randn(size) for size in sizes)
+
+    def forward(self, x):
+        parts = zip(("dt", "B", "C"), self.proj(x).split(self.sizes, dim=-1), self.constants)
+        return torch.cat(
+            [part if name in self.keep else c.expand_as(part) for name, part, c in parts], dim=-1
+        )
+
+
+def wrong_order(proj, sizes, keep):
+    swapped = {"dt": "C", "B": "B", "C": "dt"}
+    return SelectOnly(proj, sizes, [swapped[part] for part in keep])
+
+
+class Loose(nn.Module):
+    """Computes with the projection and does not hold it."""
+
+    def __init__(self, proj, sizes, keep):
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(proj.in_features))
+        inside = SelectOnly(proj, sizes, keep)
+        inside.vector = self.vector
+        self.call = [inside]
+
+    def forward(self, x):
+        return self.call[0](x)
+
+
+def with_constant(make):
+    class Fixed(SelectOnly):
+        def forward(self, x):
+            return torch.where(self.kept, self.proj(x), make(self.proj(x)))
+
+    return Fixed
+
+
+def without_gradient(proj, sizes, keep):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return SelectOnly(proj, sizes, keep, lambda y: torch.ones(6))(x).detach()
+
+    module = Fixed()
+    module.proj = proj
+    return module
+
+
+def delta(x, key, value, beta):
+    return x @ (np.eye(len(key)) - beta * np.outer(key, key)) + beta * np.outer(value, key)
+
+
+def delta_by_loops(x, key, value, beta):
+    new = x.copy()
+    for i in range(len(value)):
+        new[i] += beta * (value[i] - x[i] @ key) * key
+    return new
+
+
 RIGHT = [
     (check_share_without_order, share_by_series),
     (check_share_without_order, share_by_chance),
@@ -143,6 +247,10 @@ RIGHT = [
     (check_most_texts, texts_by_trying),
     (check_least_bits, table),
     (check_least_bits, table_by_lgamma),
+    (check_select_only, SelectOnly),
+    (check_select_only, SelectOnlyByConcatenation),
+    (check_delta_write, delta),
+    (check_delta_write, delta_by_loops),
 ]
 
 
@@ -214,6 +322,69 @@ WRONG = [
         "too large",
     ),
     (check_least_bits, lambda p, k, v: table(p, k, v) + 1, "Count the tables"),
+    (check_least_bits, lambda p, k, v: float("nan"), "finite number"),
+    (check_share_without_order, counts_by_chance, "divide it"),
+    (check_share_without_order, lambda t, k: float("nan"), "finite number"),
+    (check_share_without_order, lambda t, k: np.ones(t), "one number"),
+    (check_bits_per_character, lambda x, y: np.nan, "finite number"),
+    (check_bits_per_character, lambda x, y: bits(x, np.roll(y, -1)), "np.roll moves"),
+    (check_bits_per_character, lambda x, y: bits(x, np.roll(y, 1)), "np.roll moves"),
+    (check_bits_in_pieces, pieces_rolled, "np.roll brings the first character to the end"),
+    (
+        check_bits_in_pieces,
+        lambda *a: pieces_rolled(*a, divisor=1),
+        "np.roll brings the first character to the end",
+    ),
+    (check_bits_in_pieces, pieces_rolled_alone, "first character of each piece to its end"),
+    (check_bits_in_pieces, lambda *a: np.nan, "finite number"),
+    (check_most_texts, lambda m, p, n: (np.nan, np.inf), "two finite whole numbers"),
+    (check_select_only, lambda *a: None, "did you forget to return"),
+    (
+        check_select_only,
+        lambda proj, sizes, keep: proj(torch.ones(6)),
+        "expected a torch.nn.Module",
+    ),
+    (check_select_only, lambda proj, sizes, keep: nn.Linear(6, 3), "returns shape"),
+    (check_select_only, lambda proj, sizes, keep: proj, "still depends on the sample"),
+    (check_select_only, lambda *a: SelectOnly(*a[:2], ()), "should be selective"),
+    (check_select_only, wrong_order, "The order of the parts"),
+    (
+        check_select_only,
+        lambda *a: SelectOnly(*a, instead=lambda x: x.mean(1, keepdim=True)),
+        "a mean over the sequence",
+    ),
+    (
+        check_select_only,
+        lambda *a: SelectOnly(*a, instead=lambda x: x.mean((0, 1))),
+        "depends on the batch",
+    ),
+    (check_select_only, with_constant(torch.zeros_like), "nothing of it is learned"),
+    (check_select_only, with_constant(lambda y: torch.ones_like(y)), "nothing of it is learned"),
+    (check_select_only, without_gradient, "nothing of it is learned"),
+    (check_select_only, Loose, "among the parameters"),
+    (check_delta_write, lambda *a: None, "did you forget to return"),
+    (check_delta_write, lambda x, k, v, b: delta(x, k, v, b).T, "transpose"),
+    (check_delta_write, lambda x, k, v, b: x + b * np.outer(v, k), "erases nothing"),
+    (
+        check_delta_write,
+        lambda x, k, v, b: x - np.outer(x @ k, k) + b * np.outer(v, k),
+        "writes only a fraction",
+    ),
+    (
+        check_delta_write,
+        lambda x, k, v, b: x - b * np.outer(x @ k, k) + np.outer(v, k),
+        "writes the whole value",
+    ),
+    (check_delta_write, lambda x, k, v, b: x + b * np.outer(x @ k - v, k), "The sign"),
+    (check_delta_write, lambda x, k, v, b: x - b * np.outer(x @ k, k), "writes nothing"),
+    (
+        check_delta_write,
+        lambda x, k, v, b: x - b * np.outer(x @ k - v, k) / (k @ k),
+        "Do not divide",
+    ),
+    (check_delta_write, lambda x, k, v, b: (1 - b) * x + b * np.outer(v, k), "whole state fade"),
+    (check_delta_write, lambda x, k, v, b: x + np.nan, "not finite"),
+    (check_delta_write, lambda x, k, v, b: x + 1, "times the key as a row"),
 ]
 
 
@@ -221,3 +392,20 @@ WRONG = [
 def test_wrong_answers_are_explained(check, answer, words, explains):
     with np.errstate(all="ignore"):
         explains(check, answer, words)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "check, answer",
+    [
+        (check_share_without_order, lambda t, k: np.nan),
+        (check_bits_per_character, lambda x, y: np.mean(np.full(3, np.nan))),
+        (check_bits_per_character, lambda x, y: np.log2(-1.0)),
+        (check_bits_in_pieces, lambda *a: np.float64(0) / 0),
+        (check_least_bits, lambda p, k, v: np.nan),
+        (check_most_texts, lambda m, p, n: (np.nan, np.nan)),
+        (check_delta_write, lambda x, k, v, b: x / np.float64(0)),
+    ],
+)
+def test_an_answer_that_is_not_a_number_brings_no_warning(check, answer, explains):
+    explains(check, answer, "finite")
