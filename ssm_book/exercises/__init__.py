@@ -75,6 +75,7 @@ from ssm_book.exercises.s4 import (
     check_kernel_of,
     check_low_rank_legt,
     check_modes_to_kernel,
+    check_start,
     check_transfer,
 )
 from ssm_book.exercises.selective_scan import (

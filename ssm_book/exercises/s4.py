@@ -1,5 +1,7 @@
 """Checks for the chapter on S4."""
 
+import contextlib
+import functools
 import tracemalloc
 
 import numpy as np
@@ -14,6 +16,7 @@ __all__ = [
     "check_kernel_of",
     "check_low_rank_legt",
     "check_modes_to_kernel",
+    "check_start",
     "check_transfer",
 ]
 
@@ -139,6 +142,9 @@ def check_low_rank_legt(low_rank_legt):
 def check_transfer(transfer):
     """Check ``transfer(Lambda, P, B, C, s)``: C (s - Lambda + P P*)^-1 B by four sums.
 
+    Neither a solver nor a matrix of the size of the state is allowed: solvers are watched while the
+    answer runs, and the memory for a large state is measured.
+
     Args:
         transfer (callable): takes complex128 (N,) four times and points (F,); returns (F,).
     """
@@ -147,7 +153,24 @@ def check_transfer(transfer):
     def draw(*shape):
         return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
 
-    for N, F in ((1, 3), (2, 5), (30, 40)):
+    def answer(*args):
+        try:
+            with _no_solver() as used:
+                got = returned(transfer(*args), "transfer")
+        except ValueError as error:
+            if "broadcast" not in str(error) and "mismatch" not in str(error):
+                raise
+            raise AssertionError(
+                f"NumPy says: {error}. Lambda (N,) and s (F,) have different lengths. Every point "
+                "meets every eigenvalue: s[:, None] - Lambda is a table with a row for each point."
+            ) from None
+        expect(
+            not used,
+            f"transfer calls numpy.linalg.{used[0] if used else ''}. The four sums need no solver.",
+        )
+        return np.asarray(got)
+
+    for N, F in ((2, 5), (1, 3), (30, 40), (7, 7)):
         P, B, C = draw(3, N)
         Lambda, s = draw(N) - 3, draw(F) + 3
         dense = np.diag(Lambda) - np.outer(P, P.conj())
@@ -155,7 +178,7 @@ def check_transfer(transfer):
         def solved(A, column, row, points=s):
             return np.array([row @ np.linalg.solve(x * np.eye(len(A)) - A, column) for x in points])
 
-        got = np.asarray(returned(transfer(Lambda, P, B, C, s), "transfer"))
+        got = answer(Lambda, P, B, C, s)
         want = solved(dense, B, C)
         hints = (
             (solved(np.diag(Lambda), B, C), "That is the diagonal part alone."),
@@ -177,7 +200,109 @@ def check_transfer(transfer):
                 "C R B - (C R P)(P* R B) / (1 + P* R P) with R = 1 / (s - Lambda).",
             ),
         )
+    N = 1000
+    P, B, C = draw(3, N)
+    tracemalloc.start()
+    try:
+        answer(draw(N) - 3, P, B, C, draw(2) + 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    expect(
+        peak < 8e6,
+        f"For N = {N} and two points transfer takes {peak / 1e6:.0f} MB, as a matrix of size N x N "
+        "does. The four sums need vectors only.",
+    )
     passed("an inverse of any size from four sums")
+
+
+@contextlib.contextmanager
+def _no_solver():
+    """While it is open, calls of NumPy's solvers are noted in the list that it gives."""
+    used = []
+
+    def watched(name, function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            used.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    names = "solve", "inv", "pinv", "lstsq", "eig", "tensorsolve", "tensorinv"
+    functions = {name: getattr(np.linalg, name) for name in names}
+    try:
+        for name, function in functions.items():
+            setattr(np.linalg, name, watched(name, function))
+        yield used
+    finally:
+        for name, function in functions.items():
+            setattr(np.linalg, name, function)
+
+
+def check_start(start):
+    """Check ``start(N, fastest)``: eigenvalues from which a delay of one unit can be read out.
+
+    Args:
+        start (callable): takes an even N and the largest frequency of the signal, in radians per unit
+            of time; returns complex128 (N / 2,), one eigenvalue of each conjugate pair.
+    """
+    worst = 0.0
+    for N, fastest in ((64, 79.0), (32, 31.0), (128, 126.0)):
+        modes = np.asarray(returned(start(N, fastest), "start"))
+        case = f"start({N}, {fastest:g})"
+        expect(
+            modes.shape == (N // 2,),
+            f"{case} has shape {modes.shape}; expected {(N // 2,)}, one of each conjugate pair.",
+        )
+        expect(np.all(np.isfinite(modes)), f"{case} is not finite everywhere.")
+        expect(
+            np.all(modes.real < 0),
+            f"{case} has a real part of {modes.real.max():.3g}; a mode that does not fade never "
+            "forgets what came before the delay.",
+        )
+        error = _read_out_error(modes, fastest)
+        worst = max(worst, error)
+        reach, decay = np.abs(modes.imag).max(initial=0), -np.median(modes.real)
+        if np.abs(modes.imag).max() == 0:
+            why = "None of the modes turns, so none can tell a sample from its neighbours."
+        elif reach < 0.95 * fastest / (2 * np.pi) * 1.5:
+            why = (
+                f"The fastest mode turns with {reach:.3g} radians per unit of time, and the signal "
+                f"has frequencies up to {fastest:g}. Do the frequencies lack a factor of 2 pi?"
+            )
+        elif reach < 0.95 * fastest:
+            why = (
+                f"The fastest mode turns with {reach:.3g} radians per unit of time, and the signal "
+                f"has frequencies up to {fastest:g}."
+            )
+        elif decay > 5:
+            why = (
+                f"A typical mode fades to e^-{decay:.3g} within the delay: there is too little left "
+                "to read out."
+            )
+        elif decay < 1.2 * fastest / N:
+            why = (
+                f"A typical mode answers frequencies within {decay:.2g} of its own, and neighbours "
+                f"are about {2 * reach / N:.2g} apart. What lies between them is lost."
+            )
+        else:
+            why = "Space the frequencies evenly, up to a little beyond the signal's."
+        expect(error < 0.01, f"{case} has the error {error:.3f}, expected below 0.01. {why}")
+    passed(f"a delay of one unit of time, with an error of at most {worst:.0e}")
+
+
+def _read_out_error(modes, fastest):
+    """Mean of |G(iw) - exp(-iw)|^2 up to the fastest w, for the best C that is not excessively large."""
+    w = np.linspace(0, fastest, 400)[:, None]
+    one, other = 1 / (1j * w - modes), 1 / (1j * w - np.conj(modes))
+    columns = np.hstack([one + other, 1j * (one - other)])  # for real and imaginary parts of C
+    columns = np.vstack([columns.real, columns.imag])
+    columns /= np.maximum(np.linalg.norm(columns, axis=0), 1e-12)
+    target = np.exp(-1j * w[:, 0])
+    target = np.r_[target.real, target.imag]
+    C = np.linalg.lstsq(columns, target, rcond=1e-3)[0]
+    return float(2 * np.mean((columns @ C - target) ** 2))
 
 
 def check_circle(circle):

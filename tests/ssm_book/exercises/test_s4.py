@@ -10,6 +10,7 @@ from ssm_book.exercises import (
     check_kernel_of,
     check_low_rank_legt,
     check_modes_to_kernel,
+    check_start,
     check_transfer,
 )
 
@@ -57,9 +58,40 @@ def by_four_sums(Lambda, P, B, C, s):
     return q @ (C * B) - (q @ (C * P)) * (q @ (P.conj() * B)) / (1 + q @ abs(P) ** 2)
 
 
-def by_solving(Lambda, P, B, C, s, sign=-1):
-    A = np.diag(Lambda) + sign * np.outer(P, P.conj())
+def with_the_wrong_sign(Lambda, P, B, C, s):
+    q = 1 / (s[:, None] - Lambda)
+    return q @ (C * B) + (q @ (C * P)) * (q @ (P.conj() * B)) / (1 - q @ abs(P) ** 2)
+
+
+def by_solving(Lambda, P, B, C, s):
+    A = np.diag(Lambda) - np.outer(P, P.conj())
     return np.array([C @ np.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
+
+
+def by_explicit_inverse(Lambda, P, B, C, s):
+    A = np.diag(Lambda) - np.outer(P, P.conj())
+    return np.array([C @ np.linalg.inv(x * np.eye(len(A)) - A) @ B for x in s])
+
+
+def by_a_large_matrix(Lambda, P, B, C, s):
+    """The right sums, with the outer product formed on the way."""
+    q = 1 / (s[:, None] - Lambda)
+    PP = np.outer(P, P.conj())
+    return q @ (C * B) - (q * C @ PP * q) @ B / (1 + q @ np.diag(PP))
+
+
+def evenly(N, fastest, decay=3.0, reach=1.1):
+    return -decay + 1j * np.linspace(0, reach * fastest, N // 2)
+
+
+def lin(N, fastest):
+    return -0.5 + 1j * np.pi * np.arange(N // 2)
+
+
+def uneven(N, fastest):
+    """Another right answer: a little denser at slow frequencies, fading unequally."""
+    share = np.linspace(0, 1, N // 2)
+    return -(2.5 + share) + 1.15j * fastest * share**1.05
 
 
 def circle(L, tolerance, eps):
@@ -101,7 +133,9 @@ RIGHT = [
     (check_low_rank_legt, ends),
     (check_low_rank_legt, lambda N, theta: -parities(N, theta)[:, ::-1]),
     (check_transfer, by_four_sums),
-    (check_transfer, by_solving),
+    (check_start, evenly),
+    (check_start, lambda N, fastest: evenly(N, fastest, 2.0, 1.2).conj()),
+    (check_start, uneven),
     (check_circle, circle),
     (check_circle, circle_by_formula),
     (check_modes_to_kernel, in_pieces),
@@ -150,16 +184,39 @@ WRONG = [
     (check_low_rank_legt, lambda N, theta: None, "did you forget to return"),
     (
         check_transfer,
-        lambda Lambda, P, B, C, s: by_solving(Lambda, 0 * P, B, C, s),
+        lambda Lambda, P, B, C, s: by_four_sums(Lambda, 0 * P, B, C, s),
         "diagonal part alone",
     ),
     (
         check_transfer,
-        lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C.conj(), s),
+        lambda Lambda, P, B, C, s: by_four_sums(Lambda, P, B, C.conj(), s),
         "not conjugated",
     ),
-    (check_transfer, lambda Lambda, P, B, C, s: by_solving(Lambda, P, B, C, s, sign=1), "the sign"),
+    (
+        check_transfer,
+        lambda Lambda, P, B, C, s: by_four_sums(Lambda, 1j * P.conj(), B, C, s),
+        "C R B - ",
+    ),
+    (check_transfer, with_the_wrong_sign, "the sign"),
+    (check_transfer, by_solving, "calls numpy.linalg.solve"),
+    (check_transfer, by_explicit_inverse, "calls numpy.linalg.inv"),
+    (check_transfer, by_a_large_matrix, "as a matrix of size N x N"),
+    (check_transfer, lambda Lambda, P, B, C, s: 1 / (s - Lambda), r"s\[:, None\] - Lambda"),
     (check_transfer, lambda Lambda, P, B, C, s: None, "did you forget to return"),
+    (check_start, lin, "neighbours are about"),
+    (check_start, lambda N, fastest: evenly(N, fastest, reach=0.8), "The fastest mode turns with"),
+    (check_start, lambda N, fastest: evenly(N, fastest / (2 * np.pi)), "factor of 2 pi"),
+    (check_start, lambda N, fastest: evenly(N, fastest, 9.0), "too little left"),
+    (check_start, lambda N, fastest: -(np.arange(N // 2) + 1.0), "None of the modes turns"),
+    (check_start, lambda N, fastest: evenly(2 * N, fastest), "one of each conjugate pair"),
+    (check_start, lambda N, fastest: evenly(N, fastest, -3.0), "does not fade"),
+    (check_start, lambda N, fastest: evenly(N, fastest) * np.nan, "not finite"),
+    (
+        check_start,
+        lambda N, fastest: -3 + 1.1j * fastest * np.linspace(0, 1, N // 2) ** 4,
+        "evenly",
+    ),
+    (check_start, lambda N, fastest: None, "did you forget to return"),
     (check_circle, lambda L, tolerance, eps: (L, eps ** (1 / (2 * L))), "folds back|amplified"),
     (check_circle, radius_of_the_paper, "the future folds back"),
     (check_circle, too_small, "rounding is amplified"),
