@@ -28,6 +28,8 @@ folder with the files of MNIST, packed or not, and without it they are downloade
 
 - ``python -m experiments lengths runs/induction-*.pt`` tests trained networks at every power of two,
   in pieces of 2^14 tokens with the state handed over; attention, which has none, as far as 2^15;
+- ``python -m experiments ablate`` trains Mamba without each of its parts on two small tasks, on a CPU
+  (:mod:`experiments.ablation`), and writes ``experiments/results/ablation-cpu.json``;
 - ``python -m experiments draw runs/drawing-s4-0.pt`` completes digits in recurrent mode;
 - ``python -m experiments collect TASK`` writes ``experiments/results/TASK-DEVICE.json``: settings
   with seeds, curves, sizes, seconds, the place.

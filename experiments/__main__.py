@@ -9,7 +9,7 @@ import typing
 
 import torch
 
-from experiments import drawing, harness, lengths
+from experiments import ablation, drawing, harness, lengths
 from experiments.collect import collect
 from experiments.settings import DEFAULTS, Settings, settings
 from experiments.tasks import MODELS, TASKS, make_task
@@ -28,6 +28,7 @@ def main(words: list[str] | None = None) -> None:
         ("train", _train, _train_arguments, "train networks, or go on training"),
         ("lengths", _lengths, _lengths_arguments, "test trained networks at other lengths"),
         ("draw", _draw, _draw_arguments, "complete digits, pixel by pixel"),
+        ("ablate", _ablate, _seeds_argument, "train Mamba without each of its parts, on a CPU"),
         ("collect", _collect, _collect_arguments, "write the runs of a task to the results"),
     ):
         command = commands.add_parser(name, help=words_of_help)
@@ -45,7 +46,7 @@ def _train_arguments(parser):
         metavar="model",
         help="; ".join(f"{task}: {', '.join(names)}" for task, names in MODELS.items()),
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    _seeds_argument(parser, default=[0])
     _folder_argument(parser)
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="for each network; then save and stop"
@@ -61,6 +62,10 @@ def _train_arguments(parser):
             help=f"by default {values}",
             choices=harness.SCHEDULES if name == "schedule" else None,
         )
+
+
+def _seeds_argument(parser, default=(0, 1, 2)):
+    parser.add_argument("--seeds", type=int, nargs="+", default=default)
 
 
 def _folder_argument(parser):
@@ -110,6 +115,10 @@ def _draw_arguments(parser):
 
 def _draw(arguments):
     print(drawing.draw(arguments.state, arguments.data))
+
+
+def _ablate(arguments):
+    print(ablation.write(arguments.seeds))
 
 
 def _collect_arguments(parser):

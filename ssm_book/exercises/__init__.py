@@ -44,11 +44,13 @@ from ssm_book.exercises.hippo import (
     check_window_memory,
 )
 from ssm_book.exercises.mamba import (
+    check_advance,
     check_convolve_piece,
-    check_dt_bias,
     check_follow_trigger,
     check_gate_to_mamba,
-    check_parameter_count,
+    check_keeping_bias,
+    check_learn_gate,
+    check_widest_model,
 )
 from ssm_book.exercises.memory import (
     check_average,

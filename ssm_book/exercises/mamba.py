@@ -5,119 +5,127 @@ import numpy as np
 from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
 
 __all__ = [
+    "check_advance",
     "check_convolve_piece",
-    "check_dt_bias",
     "check_follow_trigger",
     "check_gate_to_mamba",
-    "check_parameter_count",
+    "check_keeping_bias",
+    "check_learn_gate",
+    "check_widest_model",
 ]
 
 
-def check_dt_bias(dt_bias):
-    """Check ``dt_bias(dt)``: the inverse of softplus, with every digit.
+def check_keeping_bias(keeping_bias):
+    """Check ``keeping_bias(kept, gap)``: the bias of Δ with which a state lasts through blanks.
 
     Args:
-        dt_bias (callable): takes steps, float64 (K,) above 0; returns float64 (K,).
+        keeping_bias (callable): takes the share that is kept, between 0 and 1, and the number of
+            blanks, a whole number above 0; returns the bias, a float. A is −1, and at blanks the
+            step is the softplus of the bias alone.
     """
-    dt = np.r_[1e-12, 1e-6, np.geomspace(1e-3, 1e-1, 5), 1.0, 30.0, 800.0]
-    with np.errstate(all="ignore"):
-        bias = np.asarray(returned(dt_bias(dt.copy()), "dt_bias"))
-        naive = np.log(np.exp(dt) - 1)
-    expect(bias.shape == dt.shape, f"dt_bias returns shape {bias.shape}; expected {dt.shape}.")
-    hints = (
-        (np.log(dt), "That is the inverse of exp. Softplus is log(1 + exp(·))."),
-        (
-            np.logaddexp(0, dt),
-            "That is softplus itself; wanted is what goes in, not what comes out.",
-        ),
-    )
-    ordinary = (dt >= 1e-3) & (dt < 100)
-    expect_close(
-        "softplus(dt_bias(dt)) for ordinary steps",
-        np.logaddexp(0, bias[ordinary]),
-        dt[ordinary],
-        reason(
-            bias[ordinary],
-            naive[ordinary],
-            [(wrong[ordinary], hint) for wrong, hint in hints],
-            "Solve dt = log(1 + exp(b)) for b.",
-        ),
-        rtol=1e-9,
-        atol=0,
-    )
-    expect(
-        np.isfinite(bias[-1]),
-        "A step of 800 gives no finite number: exp(800) overflows. Take "
-        "exp(dt) out of the logarithm.",
-    )
-    expect_close(
-        "softplus(dt_bias(dt))",
-        np.logaddexp(0, bias),
-        dt,
-        "For tiny steps exp(dt) − 1 keeps no digits: use expm1.",
-        rtol=1e-11,
-        atol=0,
-    )
-    passed("softplus, turned round")
-
-
-def check_parameter_count(parameter_count):
-    """Check ``parameter_count(...)``: the numbers in a Mamba language model.
-
-    Args:
-        parameter_count (callable): takes d_model, n_layer, vocab_size, d_state, d_conv, expand and
-            dt_rank, all int; returns an int.
-    """
-    from ssm_core.mamba import MambaConfig, MambaLM  # torch only where it is needed
-
-    for d, layers, vocab, n, k, expand, rank in (
-        (12, 2, 40, 5, 3, 2, 7),
-        (48, 3, 64, 16, 4, 1, 5),
-        (768, 24, 50280, 16, 4, 2, 48),
-    ):
-        model = MambaLM(
-            MambaConfig(
-                d, layers, vocab, {"d_state": n, "d_conv": k, "expand": expand, "dt_rank": rank}
-            ),
-            device="meta",
-        )
-        want, inner = sum(p.numel() for p in model.parameters()), expand * d
-        got = returned(parameter_count(d, layers, vocab, n, k, expand, rank), "parameter_count")
+    for kept, gap in ((0.9, 30), (0.5, 1), (1e-3, 4), (0.99, 1000), (1 - 1e-6, 10**6)):
+        with np.errstate(all="ignore"):
+            bias = np.asarray(returned(keeping_bias(kept, gap), "keeping_bias"), dtype=float)
+        name = f"keeping_bias({kept:g}, {gap})"
+        expect(bias.shape == (), f"{name} has shape {bias.shape}; expected one number.")
+        expect(bool(np.isfinite(bias)), f"{name} is not finite.")
+        step = -np.log(kept) / gap
+        want = np.log(-np.expm1(-step)) + step
+        once = -np.log(kept)
         hints = (
-            (want + vocab * d, "The head shares its matrix with the embedding: count it once."),
-            (want - vocab * d, "The embedding has d_model numbers for each token."),
+            (step, "That is the step. The bias is what softplus turns into it."),
+            (np.log(step), "That is the inverse of exp. Softplus is log(1 + exp(·))."),
+            (np.logaddexp(0, step), "That is softplus of the step; wanted is the inverse."),
             (
-                want - (layers + 1) * d,
-                "The norms are missing: one before each block, one at the end.",
-            ),
-            (want - layers * d, "Each block has a norm in front of it."),
-            (want - d, "After the last block comes one more norm."),
-            (want - 2 * layers * inner, "The convolution and dt_proj have biases."),
-            (
-                want - layers * inner,
-                "Something with a number for each inner channel is missing: D, "
-                "or one of two biases.",
-            ),
-            (want - layers * inner * d, "in_proj makes x and z: twice as many outputs."),
-            (
-                want - layers * inner * n,
-                "A_log, and B and C in x_proj, each take d_state numbers for each inner channel.",
+                once + np.log(-np.expm1(-once)),
+                "With that bias a single blank leaves this share: the gap has more of them.",
             ),
             (
-                want + layers * inner * inner * k,
-                "The convolution has one filter a channel and does not mix channels.",
+                -np.log2(kept) / gap + np.log(-np.expm1(np.log2(kept) / gap)),
+                "The state falls by powers of e, not of 2.",
+            ),
+            (
+                np.log(np.expm1(-np.log1p(-kept) / gap)) if kept < 1 else np.inf,
+                "With that bias the state forgets what it should keep.",
             ),
         )
-        hint = next(
-            (text for wrong, text in hints if got == wrong),
-            "Count weight by weight, in the order of the block's lines.",
+        close = abs(bias - want) < 1e-6 * (1 + abs(want))
+        expect_close(
+            name,
+            bias,
+            want,
+            "For tiny steps exp(Δ) − 1 keeps few digits: use expm1."
+            if close or (gap == 10**6 and abs(bias - want) < 0.1)
+            else reason(
+                bias, want, hints, "After `gap` blanks exp(−gap · Δ) of the state is left."
+            ),
+            rtol=1e-9,
         )
+    passed("a bias that carries a state through the blanks")
+
+
+def _count(d, layers, vocab, head=0, norms=1, last=1, table=1):
+    """Parameters of a model with the published proportions, or a wrong count of them."""
+    block = 2 * d * (3 * d + 4 + 2 * (d // 16) + 3 * 16 + 3)
+    return layers * (block + norms * d) + last * d + (table + head) * vocab * d
+
+
+def check_widest_model(widest_model):
+    """Check ``widest_model(budget, n_layer, vocab_size)``: how wide a model may be.
+
+    Args:
+        widest_model (callable): takes a number of parameters, of blocks and of tokens; returns the
+            largest multiple of 16 that d_model can be, an int.
+    """
+
+    def widest(budget, layers, vocab, **change):
+        d = 16
+        while _count(d + 16, layers, vocab, **change) <= budget:
+            d += 16
+        return d
+
+    cases = [(130_000_000, 24, 50280), (10_000_000, 24, 50280), (3_000_000, 6, 256)]
+    for d, layers, vocab in ((768, 24, 50280), (64, 3, 96), (160, 40, 48), (32, 2, 24)):
+        exact = _count(d, layers, vocab)
+        for less in (0, 1, d + 1, layers * d + 1):
+            cases.append((exact - less, layers, vocab))
+    wrong = (
+        ({"head": 1}, "The head shares its matrix with the embedding: count it once."),
+        ({"table": 0}, "The embedding has d_model parameters for each token."),
+        ({"norms": 0, "last": 0}, "The norms are missing: one before each block, one at the end."),
+        ({"last": 0}, "After the last block comes one more norm."),
+        ({"norms": 0}, "Each block has a norm in front of it."),
+    )
+    answers = {}
+    for budget, layers, vocab in cases:
+        got = returned(widest_model(budget, layers, vocab), "widest_model")
+        expect(
+            isinstance(got, (int, np.integer)),
+            f"widest_model returns {got!r}; expected a whole number.",
+        )
+        answers[budget, layers, vocab] = int(got)
+    for (budget, layers, vocab), got in answers.items():
+        want = widest(budget, layers, vocab)
+        why = next(
+            (
+                text
+                for change, text in wrong
+                if all(got == widest(*case, **change) for case, got in answers.items())
+            ),
+            None,
+        )
+        if why is None:
+            why = f"With d_model = {got} the model has {_count(got, layers, vocab):,} parameters."
+            if got % 16:
+                why = "d_model should be a multiple of 16."
+            elif got < want and _count(got + 16, layers, vocab) <= budget:
+                why = f"{why} A model that is 16 wider still fits."
         expect(
             got == want,
-            f"parameter_count says {got:,} for d_model = {d}, n_layer = {layers}; "
-            f"expected {want:,}. {hint}",
+            f"widest_model says {got} for {budget:,} parameters, {layers} blocks and {vocab:,} "
+            f"tokens; expected {want}. {why}",
         )
-    passed("every number counted, 129 million of them in the third model")
+    passed("every model uses its budget")
 
 
 def check_convolve_piece(convolve):
@@ -206,6 +214,8 @@ def check_gate_to_mamba(gate_to_mamba):
     delta, B = (np.asarray(part, dtype=float) for part in answer)
     for name, part in (("Δ", delta), ("B", B)):
         expect(part.shape == g.shape, f"{name} has shape {part.shape}; expected {g.shape}.")
+    expect(bool(np.isfinite(delta).all()), "Δ is not finite for every gate.")
+    expect(bool((delta >= 0).all()), "Δ is negative for some gate: time does not run backwards.")
     expect_close(
         "exp(−Δ), what is left of the state,",
         np.exp(-delta),
@@ -265,7 +275,10 @@ def check_follow_trigger(follow_trigger):
             delta.shape == tokens.shape,
             f"follow_trigger returns shape {delta.shape}; expected {tokens.shape}.",
         )
-        expect(not np.isnan(delta).any() and (delta >= 0).all(), "A step is negative or no number.")
+        expect(
+            bool(np.isfinite(delta).all() and (delta >= 0).all()),
+            "A step is negative, infinite or not a number.",
+        )
         x = 0.0
         for d, token in zip(delta, tokens):
             x = np.exp(-d) * x - np.expm1(-d) * token
@@ -280,5 +293,179 @@ def check_follow_trigger(follow_trigger):
         expect(abs(x - answer) < 0.01, f"the state ends at {x:.3f}, expected {answer}. {why}")
         other = np.r_[tokens[:20], (tokens[20:] + 3) % 16]
         again = np.asarray(follow_trigger(other, 15), dtype=float)
-        expect(np.array_equal(again[:20], delta[:20]), "A step depends on tokens that come later.")
+        later = "A step depends on tokens that come later."
+        if np.array_equal(again[1:20], delta[1:20]):
+            later += (
+                " It is the first one: the last token has come round to it, as with np.roll. "
+                "Nothing stands before the first token."
+            )
+        expect(np.array_equal(again[:20], delta[:20]), later)
     passed("one state, one short look back: an induction head")
+
+
+def check_learn_gate(learn_gate):
+    """Check ``learn_gate(u, wanted, target)``: a gate that has learned which sample to keep.
+
+    Args:
+        learn_gate (callable): takes values u and flags wanted, float32 tensors (rows, L), and the
+            value to keep, target (rows,); returns w and b. The gate is sigma(w · wanted + b), and
+            the state is (1 − gate) x + gate · u.
+    """
+    import torch  # only where it is needed
+
+    def rows(seed, length):
+        rng = np.random.default_rng(seed)
+        u = rng.standard_normal((512, length)).astype(np.float32)
+        place = rng.integers(0, length, 512)
+        wanted = np.zeros_like(u)
+        wanted[np.arange(512), place] = 1
+        return u, wanted, u[np.arange(512), place]
+
+    def error(w, b, seed=1):
+        u, wanted, target = rows(seed, 16)
+        gate = 1 / (1 + np.exp(-np.clip(w * wanted + b, -50, 50)))
+        x = np.zeros(len(u))
+        for k in range(u.shape[1]):
+            x = (1 - gate[:, k]) * x + gate[:, k] * u[:, k]
+        return float(np.mean((x - target) ** 2))
+
+    answer = returned(learn_gate(*(torch.from_numpy(x) for x in rows(0, 16))), "learn_gate")
+    expect(
+        isinstance(answer, (tuple, list)) and len(answer) == 2,
+        "learn_gate should return two numbers, w and b.",
+    )
+    w, b = (float(x.detach() if isinstance(x, torch.Tensor) else x) for x in answer)
+    expect(bool(np.isfinite(w) and np.isfinite(b)), f"w is {w} and b is {b}: a step was too large.")
+    left = error(w, b)
+    why = "The loss was still falling: take more updates, or larger ones."
+    if w == 0 and b == 0:
+        why = "Nothing has been learned: do the updates reach w and b?"
+    elif w < 0:
+        why = "w is negative: the gate closes at the wanted sample. Check the sign of the update."
+    elif b > -1:
+        why = f"b is {b:.1f}: between wanted samples the gate stands open, and noise comes in."
+    elif w + b < 1:
+        why = f"w + b is {w + b:.1f}: at the wanted sample the gate takes only a part of it."
+    expect(
+        left < 0.05, f"on new rows {100 * left:.0f} % of the variance is lost; expected 5. {why}"
+    )
+    passed("a gate that has learned which sample to keep")
+
+
+_CHANGES = {
+    "D": "Do you add D u to what is read from the state?",
+    "gate": "The output is multiplied by silu(z): the second half of in_proj.",
+    "order": "The filter is turned round: its last weight belongs to the newest sample.",
+    "window": "The convolution sees the last four inputs, kept from token to token.",
+    "conv_bias": "The convolution has a bias.",
+    "silu": "A SiLU follows the convolution.",
+    "softplus": "Δ is the softplus of what dt_proj returns.",
+    "dt_bias": "dt_proj has a bias.",
+    "rate": "A is −exp(A_log).",
+    "hold": "Mamba's rule takes Δ B u, not the exact hold.",
+    "norm": "Each block sees the normed stream.",
+    "weight": "A norm multiplies by its weight.",
+    "residual": "What a block returns is added to the stream.",
+    "last": "A norm stands before the head, too.",
+    "state": "The state of the scan is kept from token to token.",
+    "halves": "in_proj returns the input of the convolution first, then z.",
+    "BC": "x_proj returns what Δ is made of, then B, then C.",
+}
+
+
+def _advance(weights, token, state, change=""):
+    """Logits after one more token, and the states; ``change`` leaves something out."""
+
+    def rms(x, weight):
+        return x / np.sqrt(np.mean(x**2) + 1e-5) * (1 if change == "weight" else weight)
+
+    def silu(x):
+        return x / (1 + np.exp(-x))
+
+    layers = 1 + max(int(name.split(".")[2]) for name in weights if ".layers." in name)
+    stream, after = weights["backbone.embedding.weight"][token], []
+    for i in range(layers):
+        prefix = f"backbone.layers.{i}."
+        p = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        p = {k.removeprefix("mixer."): v for k, v in p.items()}
+        inner, n = p["A_log"].shape
+        window, x = state[i] if state else (np.zeros((inner, 4)), np.zeros((inner, n)))
+        h = stream if change == "norm" else rms(stream, p["norm.weight"])
+        raw, z = np.split(p["in_proj.weight"] @ h, 2)
+        if change == "halves":
+            raw, z = z, raw
+        window = np.c_[0 * window[:, 1:] if change == "window" else window[:, 1:], raw]
+        filters = p["conv1d.weight"][:, 0]
+        u = np.sum(window * (filters[:, ::-1] if change == "order" else filters), axis=1)
+        u = u if change == "conv_bias" else u + p["conv1d.bias"]
+        u = u if change == "silu" else silu(u)
+        r = p["dt_proj.weight"].shape[1]
+        narrow, B, C = np.split(p["x_proj.weight"] @ u, [r, r + n])
+        if change == "BC":
+            B, C = C, B
+        step = p["dt_proj.weight"] @ narrow
+        step = step if change == "dt_bias" else step + p["dt_proj.bias"]
+        step = step if change == "softplus" else np.logaddexp(0, step)
+        A = np.exp(p["A_log"]) if change == "rate" else -np.exp(p["A_log"])
+        exponent = step[:, None] * A
+        take = np.expm1(exponent) / A if change == "hold" else step[:, None]
+        x = np.exp(exponent) * (0 * x if change == "state" else x) + take * u[:, None] * B
+        y = x @ C if change == "D" else x @ C + p["D"] * u
+        y = y if change == "gate" else y * silu(z)
+        out = p["out_proj.weight"] @ y
+        stream = out if change == "residual" else stream + out
+        after.append((window, x))
+    h = stream if change == "last" else rms(stream, weights["backbone.norm_f.weight"])
+    return weights["lm_head.weight"] @ h, after
+
+
+def check_advance(advance):
+    """Check ``advance(weights, token, state)``: Mamba in NumPy, one token at a time.
+
+    Args:
+        advance (callable): takes a dict of float64 arrays with the names of the published
+            checkpoints, a token, and the state, None before the first token; returns the logits
+            (vocabulary,) and the new state, which may be of any kind.
+    """
+    import torch  # only where it is needed
+
+    from ssm_core.mamba import MambaConfig, MambaLM
+
+    for d, layers, n in ((12, 2, 5), (20, 1, 3)):
+        model = MambaLM(MambaConfig(d, layers, 16, {"d_state": n})).double()
+        rng = np.random.default_rng(d)
+        weights = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+        for value in weights.values():  # no weight is 0 or 1, as many are at the start
+            value += 0.3 * rng.standard_normal(value.shape)
+        weights["lm_head.weight"] = weights["backbone.embedding.weight"]
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        tokens = rng.integers(0, 16, 12)
+        with torch.no_grad():
+            want = model(torch.from_numpy(tokens)[None])[0].numpy()
+        state, states = None, dict.fromkeys(_CHANGES)
+        for k, token in enumerate(tokens):
+            with np.errstate(all="ignore"):
+                given = {name: value.copy() for name, value in weights.items()}
+                answer = returned(advance(given, int(token), state), "advance")
+                expect(
+                    isinstance(answer, (tuple, list)) and len(answer) == 2,
+                    "advance should return two things, the logits and the new state.",
+                )
+                got, state = np.asarray(answer[0]), answer[1]
+                hints = []
+                for change, words in _CHANGES.items():
+                    wrong, states[change] = _advance(weights, token, states[change], change)
+                    hints.append((wrong, words))
+            expect_close(
+                f"the logits after token {k}, d_model = {d}, {layers} blocks,",
+                got,
+                want[k],
+                reason(
+                    got,
+                    want[k],
+                    hints,
+                    "Compare tensor by tensor with the eighty lines, for L = 1.",
+                ),
+                atol=1e-9,
+            )
+    passed("Mamba in NumPy, one token at a time")

@@ -1,68 +1,64 @@
 """The checks of the chapter on Mamba accept every right answer and explain wrong ones."""
 
+import re
+
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from ssm_book.exercises import (
+    check_advance,
     check_convolve_piece,
-    check_dt_bias,
     check_follow_trigger,
     check_gate_to_mamba,
-    check_parameter_count,
+    check_keeping_bias,
+    check_learn_gate,
+    check_widest_model,
 )
+from ssm_book.exercises.mamba import _CHANGES, _advance
 
 
-def bias_by_expm1(dt):
-    return dt + np.log(-np.expm1(-dt))
+def keep(kept, gap):
+    step = -np.log(kept) / gap
+    return step + np.log(-np.expm1(-step))
 
 
-def bias_by_cases(dt):
-    small = np.minimum(dt, 20)
-    return np.where(dt < 20, np.log(np.expm1(small)), dt + np.log1p(-np.exp(-dt)))
+def keep_otherwise(kept, gap):
+    return float(np.log(np.expm1(-np.log(kept) / gap)))
 
 
-def count(
-    d,
-    layers,
-    vocab,
-    n,
-    k,
-    expand,
-    rank,
-    head=0,
-    norms=1,
-    last=1,
-    biases=2,
-    A=1,
-    twice=2,
-    mixing=0,
-    direct=1,
-):
-    e = expand * d
-    block = (
-        twice * d * e
-        + e * k
-        + e * (rank + 2 * n)
-        + rank * e
-        + biases * e
-        + A * e * n
-        + direct * e
-        + e * d
-        + norms * d
-        + mixing * e * e * k
+def count(d, layers, vocab):
+    e, r = 2 * d, d // 16
+    block = 2 * d * e + e * 5 + e * (r + 32) + e * (r + 1) + e * 17 + e * d + d
+    return vocab * d + d + layers * block
+
+
+def widest(budget, layers, vocab, count=count):
+    return max(d for d in range(16, 4000, 16) if d == 16 or count(d, layers, vocab) <= budget)
+
+
+def widest_by_another(extra):
+    return lambda *sizes: widest(
+        *sizes, lambda d, n, vocab: count(d, n, vocab) + extra(d, n, vocab)
     )
-    return layers * block + last * d + (1 + head) * vocab * d
 
 
-def count_short(d, layers, vocab, n, k, expand, rank):
-    e = expand * d
-    return vocab * d + d + layers * (d + e * (3 * d + k + 2 * rank + 3 * n + 3))
+def learn(u, wanted, target, updates=400, lr=0.1, sign=1):
+    w, b = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([w, b], lr=lr)
+    for _ in range(updates):
+        gate, x = torch.sigmoid(w * wanted + b), 0.0
+        for k in range(u.shape[1]):
+            x = (1 - gate[:, k]) * x + gate[:, k] * u[:, k]
+        optimizer.zero_grad()
+        (sign * (x - target).square().mean()).backward()
+        optimizer.step()
+    return w, b
 
 
-def wrong_count(**change):
-    return lambda *sizes: count(*sizes, **change)
+def advance_without(change):
+    return lambda weights, token, state: _advance(weights, token, state, change)
 
 
 def convolve(x, weight, bias, window):
@@ -115,10 +111,12 @@ def follow_by_loop(tokens, trigger):
 
 
 RIGHT = [
-    (check_dt_bias, bias_by_expm1),
-    (check_dt_bias, bias_by_cases),
-    (check_parameter_count, count),
-    (check_parameter_count, count_short),
+    (check_keeping_bias, keep),
+    (check_keeping_bias, keep_otherwise),
+    (check_widest_model, widest),
+    (check_learn_gate, learn),
+    (check_learn_gate, lambda *data: (20.0, -12.0)),
+    (check_advance, _advance),
     (check_convolve_piece, convolve),
     (check_convolve_piece, convolve_by_numpy),
     (check_gate_to_mamba, gate),
@@ -133,29 +131,39 @@ def test_right_answers_pass(check, answer, accepts):
     accepts(check, answer)
 
 
-def careless_bias(dt):
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.where(dt < 100, np.log(np.exp(dt) - 1), dt)
-
-
 WRONG = [
-    (check_dt_bias, np.log, "inverse of exp"),
-    (check_dt_bias, lambda dt: np.logaddexp(0, dt), "softplus itself"),
-    (check_dt_bias, lambda dt: np.log(np.expm1(dt)), "overflows"),
-    (check_dt_bias, careless_bias, "expm1"),
-    (check_dt_bias, lambda dt: None, "did you forget to return"),
-    (check_dt_bias, lambda dt: bias_by_expm1(dt)[:3], "shape"),
-    (check_parameter_count, wrong_count(head=1), "count it once"),
-    (check_parameter_count, wrong_count(head=-1), "for each token"),
-    (check_parameter_count, wrong_count(norms=0, last=0), "norms are missing"),
-    (check_parameter_count, wrong_count(norms=0), "norm in front"),
-    (check_parameter_count, wrong_count(last=0), "one more norm"),
-    (check_parameter_count, wrong_count(biases=0), "have biases"),
-    (check_parameter_count, wrong_count(direct=0), "each inner channel is missing"),
-    (check_parameter_count, wrong_count(twice=1), "twice as many"),
-    (check_parameter_count, wrong_count(A=0), "A_log"),
-    (check_parameter_count, wrong_count(mixing=1), "does not mix"),
-    (check_parameter_count, lambda *sizes: 7, "weight by weight"),
+    (check_keeping_bias, lambda kept, gap: -np.log(kept) / gap, "That is the step"),
+    (check_keeping_bias, lambda kept, gap: np.log(-np.log(kept) / gap), "inverse of exp"),
+    (check_keeping_bias, lambda kept, gap: np.logaddexp(0, -np.log(kept) / gap), "softplus of"),
+    (check_keeping_bias, lambda kept, gap: keep(kept, 1), "single blank"),
+    (check_keeping_bias, lambda kept, gap: keep(1 - kept, gap), "forgets what it should"),
+    (check_keeping_bias, lambda kept, gap: keep(kept ** (1 / np.log(2)), gap), "not of 2"),
+    (check_keeping_bias, lambda kept, gap: np.log(np.exp(-np.log(kept) / gap) - 1), "expm1"),
+    (check_keeping_bias, lambda kept, gap: np.nan, "not finite"),
+    (check_keeping_bias, lambda kept, gap: None, "did you forget to return"),
+    (check_keeping_bias, lambda kept, gap: [1.0, 2.0], "one number"),
+    (check_keeping_bias, lambda kept, gap: 1.0, "is left"),
+    (check_widest_model, widest_by_another(lambda d, n, vocab: vocab * d), "count it once"),
+    (check_widest_model, widest_by_another(lambda d, n, vocab: -vocab * d), "for each token"),
+    (check_widest_model, widest_by_another(lambda d, n, vocab: -(n + 1) * d), "norms are missing"),
+    (check_widest_model, widest_by_another(lambda d, n, vocab: -d), "one more norm"),
+    (check_widest_model, widest_by_another(lambda d, n, vocab: -n * d), "norm in front"),
+    (check_widest_model, lambda *sizes: widest(*sizes) + 1, "multiple of 16"),
+    (check_widest_model, lambda *sizes: max(16, widest(*sizes) - 16), "still fits"),
+    (check_widest_model, lambda *sizes: widest(*sizes) + 16, "the model has"),
+    (check_widest_model, lambda *sizes: float(widest(*sizes)), "whole number"),
+    (check_learn_gate, lambda *data: None, "did you forget to return"),
+    (check_learn_gate, lambda *data: 3.0, "two numbers"),
+    (check_learn_gate, lambda *data: (0.0, 0.0), "Nothing has been learned"),
+    (check_learn_gate, lambda *data: learn(*data, updates=5), "stands open"),
+    (check_learn_gate, lambda *data: learn(*data, updates=40, sign=-1), "w is negative"),
+    (check_learn_gate, lambda *data: (np.nan, 1.0), "too large"),
+    (check_learn_gate, lambda *data: (4.0, -4.0), "only a part"),
+    (check_learn_gate, lambda *data: (6.0, -3.5), "still falling"),
+    *((check_advance, advance_without(x), re.escape(words[:25])) for x, words in _CHANGES.items()),
+    (check_advance, lambda weights, token, state: _advance(weights, token, state)[0], "two things"),
+    (check_advance, lambda weights, token, state: (np.zeros(16), None), "tensor by tensor"),
+    (check_advance, lambda weights, token, state: (np.zeros(3), None), "shape"),
     (check_convolve_piece, change_convolve(weight=lambda w: w[:, ::-1]), "turned round"),
     (check_convolve_piece, lambda x, w, b, s: convolve(x, w, 0 * b, s), "bias is missing"),
     (check_convolve_piece, convolve_late, "one sample late"),
@@ -174,6 +182,8 @@ WRONG = [
     (check_gate_to_mamba, wrong_gate(B=lambda g: g / -np.log1p(-g)), "limit is 1"),
     (check_gate_to_mamba, wrong_gate(delta=lambda g: -np.log(1 - g)), "log1p"),
     (check_gate_to_mamba, lambda g: gate(g)[0][:, None], "two arrays"),
+    (check_gate_to_mamba, wrong_gate(delta=lambda g: np.log1p(-g)), "negative"),
+    (check_gate_to_mamba, wrong_gate(delta=lambda g: g * np.nan), "not finite"),
     (check_follow_trigger, lambda t, trigger: 20.0 * (t == trigger), "trigger itself"),
     (
         check_follow_trigger,
@@ -184,6 +194,8 @@ WRONG = [
     (check_follow_trigger, lambda t, trigger: follow(t, trigger) - 1, "negative"),
     (check_follow_trigger, lambda t, trigger: follow(t, trigger) + 1e-9 * t[-1], "come later"),
     (check_follow_trigger, lambda t, trigger: follow(t, trigger)[1:], "shape"),
+    (check_follow_trigger, lambda t, trigger: 20.0 * np.roll(t == trigger, 1), "come round"),
+    (check_follow_trigger, lambda t, trigger: np.full(len(t), np.inf), "infinite"),
 ]
 
 

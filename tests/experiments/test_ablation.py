@@ -1,0 +1,81 @@
+"""Blocks without a part: each lacks what it says, and nothing else."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from experiments import __main__ as command
+from experiments import ablation
+from ssm_core.mamba import Mamba
+
+SIZES = {"d_model": 16, "d_state": 4}
+
+
+def block(seed=0):
+    torch.manual_seed(seed)
+    made = Mamba(**SIZES)
+    with torch.no_grad():
+        for parameter in made.parameters():  # far from the start, where parts nearly vanish
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return made
+
+
+def changed(part):
+    made = ablation.Ablated(block(), part)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return made(torch.randn(2, 12, 16))
+
+
+def test_nothing_taken_out_is_the_block():
+    whole = block()
+    torch.manual_seed(1)
+    want = whole(torch.randn(2, 12, 16))
+    torch.testing.assert_close(changed("whole"), want.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", sorted(set(ablation.PARTS) - {"whole", "bottleneck"}))
+def test_a_part_that_is_gone_is_missed(part):
+    assert not torch.allclose(changed(part), changed("whole"), atol=1e-3)
+
+
+def test_without_the_bottleneck_it_begins_as_the_block():
+    torch.testing.assert_close(changed("bottleneck"), changed("whole"), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_that_is_left_is_used():
+    for part in ablation.PARTS:
+        made = ablation.Ablated(block(), part)
+        made(torch.randn(2, 12, 16)).square().sum().backward()
+        unused = {name for name, p in made.named_parameters() if p.grad is None}
+        assert not unused, (part, unused)
+
+
+def test_hold_in_a_loop_is_the_scan_with_another_input():
+    torch.manual_seed(2)
+    u, dt = torch.randn(2, 3, 9), torch.rand(2, 3, 9)
+    A, B, C = -torch.ones(3, 1), torch.randn(2, 1, 9), torch.randn(2, 1, 9)
+    held = u * -torch.expm1(-dt) / dt
+    want = ablation.selective_scan_fn(held, dt, A, B, C)
+    torch.testing.assert_close(ablation._held(u, dt, A, B, C), want, rtol=1e-4, atol=1e-5)
+
+
+def test_command_trains_and_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "fit", lambda model, *rest: [0.0])
+    result = ablation.ablate((0,), parts=("whole", "hold"), text=False, say=lambda *_, **__: None)
+    assert len(result["runs"]) == 2 + 2 + 4 and len(result["frozen"]) == 1
+    scores = result["frozen"][0]["scores"]
+    assert set(scores) == {"delta", "delta, choosy third", "delta, other channels", "B", "C"}
+
+    seen = []
+    monkeypatch.setattr(ablation, "ablate", lambda seeds: seen.append(tuple(seeds)) or result)
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    threads = torch.get_num_threads()
+    command.main(["ablate", "--seeds", "0", "1"])
+    torch.set_num_threads(threads)
+    assert seen == [(0, 1)]
+    stored = json.loads((tmp_path / "ablation-cpu.json").read_text(encoding="utf-8"))
+    assert stored["runs"] == result["runs"] and stored["setup"]["parts"] == ablation.PARTS
+    assert "ablation-cpu.json" in capsys.readouterr().out
