@@ -352,7 +352,7 @@ def ablate(seeds=(0, 1, 2), parts=tuple(PARTS), text=True, say=print):
                 continue
             model, curve = train_text(lambda part=part: reader(part), seed)
             keep("text", model, part, seed, curve)
-    return {"runs": rows, "frozen": frozen, "seconds": round(time.perf_counter() - start)}
+    return {"runs": rows, "frozen": frozen}
 
 
 def write(seeds=(0, 1, 2)):
