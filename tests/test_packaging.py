@@ -142,10 +142,18 @@ def test_metadata_is_complete(metadata):
 def test_links_of_the_readme_work_where_the_package_is_published():
     links = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     inside = f"{REPOSITORY}/blob/main/"
+    picture = f"{REPOSITORY}/main/".replace("github.com", "raw.githubusercontent.com")
+    page = f"{BOOK}book/"
     assert links and all(link.startswith("https://") for link in links)
     for link in links:
-        if link.startswith(inside):
-            assert (ROOT / link.removeprefix(inside)).is_file(), link
+        for prefix in (inside, picture):
+            if link.startswith(prefix):
+                assert (ROOT / link.removeprefix(prefix)).is_file(), link
+        if link.startswith(page):
+            name = link.removeprefix(page).removesuffix(".html")
+            assert any((ROOT / "book" / f"{name}{kind}").is_file() for kind in (".md", ".ipynb")), (
+                link
+            )
 
 
 def test_requirements_install_the_library_with_all_its_extras(metadata):
