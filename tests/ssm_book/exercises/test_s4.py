@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.optimize import brentq
 
 from ssm_book.exercises import (
@@ -66,6 +67,11 @@ def with_the_wrong_sign(Lambda, P, B, C, s):
 def by_solving(Lambda, P, B, C, s):
     A = np.diag(Lambda) - np.outer(P, P.conj())
     return np.array([C @ np.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
+
+
+def by_a_solver_that_is_not_watched(Lambda, P, B, C, s):
+    A = np.diag(Lambda) - np.outer(P, P.conj())
+    return np.array([C @ scipy.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
 
 
 def by_explicit_inverse(Lambda, P, B, C, s):
@@ -200,6 +206,7 @@ WRONG = [
     (check_transfer, with_the_wrong_sign, "the sign"),
     (check_transfer, by_solving, "calls numpy.linalg.solve"),
     (check_transfer, by_explicit_inverse, "calls numpy.linalg.inv"),
+    (check_transfer, by_a_solver_that_is_not_watched, "as a matrix of size N x N"),
     (check_transfer, by_a_large_matrix, "as a matrix of size N x N"),
     (check_transfer, lambda Lambda, P, B, C, s: 1 / (s - Lambda), r"s\[:, None\] - Lambda"),
     (check_transfer, lambda Lambda, P, B, C, s: None, "did you forget to return"),
