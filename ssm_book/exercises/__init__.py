@@ -28,8 +28,8 @@ from ssm_book.exercises.discretization import (
 from ssm_book.exercises.duality import (
     check_convolve,
     check_crossing,
-    check_first_four,
     check_learn_pole,
+    check_read_off,
     check_realize,
     check_stream,
     check_window_for,

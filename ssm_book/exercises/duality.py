@@ -1,43 +1,52 @@
 """Checks for the chapter on duality."""
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.signal import lfilter
 
 from ssm_book.exercises._report import expect, expect_close, passed, returned
 
 __all__ = [
     "check_convolve",
     "check_crossing",
-    "check_first_four",
     "check_learn_pole",
+    "check_read_off",
     "check_realize",
     "check_stream",
     "check_window_for",
 ]
 
 
-def check_first_four(first_four):
-    """Check ``first_four(a, b, c, d)``: the first four outputs of a system of size one.
+def check_read_off(read_off):
+    """Check ``read_off(y) -> (a, cb, d)``: a system of size one from its answer to 1, 0, 0, 0.
 
     Args:
-        first_four (callable): takes four floats, returns float64 (4,).
+        read_off (callable): takes float64 (4,), returns a, the product c b, and d.
     """
     for a, b, c, d in ((0.5, 1.0, 2.0, 1.0), (-0.3, 2.0, 0.7, 0.0), (0.9, -1.0, 1.0, -4.0)):
-        x, want = 0.0, []
-        for u in (1.0, 0.0, 0.0, 0.0):
-            x = a * x + b * u
-            want.append(c * x + d * u)
-        got = _numbers(first_four(a, b, c, d), "first_four")
-        one_late = np.array([d, c * b, c * a * b, c * a**2 * b])
-        if _same(got, one_late):
-            why = "Your outputs come one step late: x_0 contains u_0 already, so y_0 = c b + d."
-        elif _same(got, np.array(want) - np.array([d, 0, 0, 0])):
-            why = "d acts on the first input too: it is added to the first output."
-        elif _same(got, np.array(want) + d * np.array([0, 1, 1, 1])):
-            why = "d passes on the present input only, and that is zero after the first step."
-        else:
-            why = "Follow the one through the recurrence by hand."
-        expect_close(f"first_four({a}, {b}, {c}, {d})", got, np.array(want), why)
-    passed("a kernel is what a single one becomes")
+        kernel = c * b * a ** np.arange(4)
+        want = np.array([a, c * b, d])
+        got = _numbers(read_off(kernel + d * np.array([1.0, 0, 0, 0])), "read_off")
+        expect(
+            got.shape == (3,),
+            f"read_off should return three numbers, a, c b and d; yours has shape {got.shape}.",
+        )
+        hints = (
+            (
+                [kernel[1] / (c * b + d), c * b + d, 0.0],
+                "The first output is c b + d: find a from outputs to which d adds nothing.",
+            ),
+            ([a, c * b + d, d], "The first output is c b + d, not c b."),
+            ([a, c * a * b, c * b + d - c * a * b], "The second output is c a b: divide it by a."),
+            ([a, c * b, c * b + d], "The first output is c b + d, not d."),
+            ([1 / a, c * b, d], "That is 1 / a: each output is a times the one before."),
+        )
+        why = "The outputs are c b + d, c a b, c a^2 b and c a^3 b."
+        for wrong, hint in hints:
+            if _same(got, np.array(wrong)) and not _same(want, np.array(wrong)):
+                why = hint
+        expect_close(f"read_off for a = {a}, c b = {c * b:g}, d = {d}", got, want, why)
+    passed("three numbers from four outputs; b and c alone cannot be told apart")
 
 
 def check_convolve(convolve):
@@ -78,18 +87,26 @@ def check_convolve(convolve):
         else:
             why = "y_k is the sum of K_j u_{k-j} over j = 0 ... k."
         expect_close(f"convolve for lengths {L} and {M}", got, want, why, atol=1e-9)
+    u, K = (rng.integers(-(10**6), 10**6, 500).astype(float) for _ in range(2))
+    expect(
+        not np.array_equal(convolve(u.copy(), K.copy()), np.convolve(u, K)[:500]),
+        "Right, but added up directly, in about L^2 / 2 steps: products of whole numbers came out "
+        "without any rounding, as no FFT computes them. Use np.fft.rfft and np.fft.irfft.",
+    )
     passed("no output sees a later input")
 
 
 def check_crossing(crossing):
-    """Check ``crossing(d, share)``: the length at which attention makes up a share of the work.
+    """Check ``crossing(d, percent)``: the length at which attention makes up a part of the work.
 
     Args:
-        crossing (callable): takes the width d (int) and a share (0, 1); returns an int.
+        crossing (callable): takes the width d (int) and a percentage (int, 1 to 99); returns an int.
     """
-    for d, share in ((2560, 0.1), (768, 0.9), (64, 0.5), (100, 1 / 3)):
-        L = _whole_number(crossing(d, share), "crossing")
-        odds = share / (1 - share)
+    for d, percent in ((2560, 10), (768, 90), (64, 50), (100, 33), (2560, 90)):
+        L = _whole_number(crossing(d, percent), "crossing")
+        whole, left = divmod(12 * d * percent, 100 - percent)
+        right = whole + (left > 0)
+        odds = percent / (100 - percent)
         slips = (
             (
                 6,
@@ -104,54 +121,86 @@ def check_crossing(crossing):
             (11, "There are four projections: queries, keys, values and the output."),
         )
         why = "Attention takes L d per token and the matrices take as many as they have entries."
-        if _about(L, 12 * d * share):
-            why = "Q / (P + Q) is the share, not Q / P."
+        if _about(L, 12 * d * percent / 100):
+            why = "The share is Q / (P + Q), not Q / P."
         for factor, hint in slips:
             if _about(L, factor * d * odds):
                 why = hint
-        exact = 12 * d * odds
-        expect(
-            L >= exact * (1 - 1e-12),
-            f"For d = {d}, share = {share:.3g} your L = {L:,} is too short. {why}",
-        )
-        expect(
-            L - 1 < exact * (1 + 1e-12),
-            f"For d = {d}, share = {share:.3g} your L = {L:,} is longer than needed. {why}",
-        )
+        if L == right - 1:
+            why = "It is one too short: round up, not down."
+        elif L == right + 1 and not left:
+            why = (
+                f"{right:,} reaches it exactly; a quotient of floats came out a little too large, "
+                "and rounding up added one. Divide whole numbers: -(-p // q) rounds up."
+            )
+        elif L == right + 1:
+            why = "It is one too long: round up, and add nothing."
+        where = f"For d = {d} and {percent} % your L = {L:,} is"
+        expect(L >= right, f"{where} too short. {why}")
+        expect(L <= right, f"{where} longer than needed. {why}")
     passed("the length at which attention itself becomes the expensive part")
 
 
 def check_learn_pole(learn_pole):
     """Check ``learn_pole(u, y, W)``: the pole of an average, trained with a kernel of W terms.
 
+    The outputs carry noise, and some inputs change slowly, so that the best kernel of W terms has
+    another pole than the average.
+
     Args:
         learn_pole (callable): takes float64 u (L,) and y (L,) and an int; returns a float in (0, 1).
     """
-    for seed, (rho, W) in enumerate(((0.9, 200), (0.5, 20), (0.98, 30))):
-        u = np.random.default_rng(seed).standard_normal(5000)
-        y, last = np.empty(len(u)), 0.0
-        for k, u_k in enumerate(u):
-            last = y[k] = rho * last + (1 - rho) * u_k
+    # pole, terms, samples, and the inputs: white noise, or a random walk that has moved away from 0
+    cases = ((0.9, 200, 5000, False), (0.5, 20, 5000, False), (0.98, 30, 5000, False))
+    cases += ((0.99, 50, 1000, True), (0.95, 20, 200, True))
+    for seed, (rho, W, L, walk) in enumerate(cases):
+        rng = np.random.default_rng(seed)
+        u = rng.standard_normal(L)
+        if walk:
+            u = np.cumsum(u + 0.2)
+        y = lfilter([1 - rho], [1, -rho], u)
+        y = y + 0.2 * y.std() * rng.standard_normal(L)
         got = _numbers(learn_pole(u.copy(), y.copy(), W), "learn_pole")
         expect(got.ndim == 0, f"learn_pole should return one number; yours has shape {got.shape}.")
         expect(
             not np.iscomplexobj(got) and bool(0 < got < 1),
             f"The pole of an average lies between 0 and 1; yours is {got}.",
         )
-        got = float(got)
-        if abs(got - (1 - rho)) < 0.05 * (1 - rho) and rho != 0.5:
+        got, best = float(got), _best_pole(u, y, W)
+        near = 0.05 * (1 - best)
+
+        def close(pole, got=got, near=near):
+            return abs(got - pole) < near
+
+        if close(1 - best) and rho != 0.5:
             why = "That is the weight of the newest sample; the pole is 1 minus it."
-        elif got < 0.5 * rho:
+        elif close(_best_pole(u, y, W, "unit sum")):
+            why = (
+                "Your kernel is scaled to a sum of 1. Leave it as it is, (1 - rho) rho^j: its W terms "
+                "sum up to 1 - rho^W."
+            )
+        elif close(_best_pole(u, y, W, "circle")):
+            why = "The end of the signal has wrapped round into its beginning: pad with zeros."
+        elif close(_best_pole(u, y, W, "no factor")):
             why = "Does the kernel have the factor 1 - rho? And does it begin with j = 0?"
+        elif close(_best_pole(u, y, L)):
+            why = f"That is the best kernel without an end. Cut yours after W = {W} terms."
+        elif close(_by_regression(u, y)):
+            why = (
+                "You have fitted each output to the one before. The outputs are noisy, which shifts "
+                "that; fit the outputs of a convolution with W terms."
+            )
         else:
             why = (
                 "Has the loss stopped falling? If not, take more updates or a larger learning rate."
             )
+        kind = "a random walk" if walk else "white noise"
         expect(
-            abs(got - rho) < 0.15 * (1 - rho),
-            f"For a pole of {rho} and W = {W} yours is {got:.4f}. {why}",
+            close(best),
+            f"With {kind}, a pole of {rho} and W = {W}, the kernel of W terms with the least mean "
+            f"square has the pole {best:.4f}; yours is {got:.4f}. {why}",
         )
-    passed("the pole, also where the kernel is shorter than the memory")
+    passed("the pole of the best kernel of W terms, whether or not it is that of the average")
 
 
 def check_window_for(window_for):
@@ -161,7 +210,7 @@ def check_window_for(window_for):
         window_for (callable): takes c (N,) > 0, decays (N,) in (0, 1) and a float; returns an int.
     """
     cases = (
-        (np.array([1.0]), np.array([0.5]), 0.3),
+        (np.array([1.0]), np.array([0.9]), 0.3),  # the first missing term alone would need 12
         (np.array([0.1, 2.0]), np.array([0.99, 0.5]), 1e-3),
         (np.array([1.0, 1.0, 0.5]), np.array([0.9, 0.999, 0.2]), 1e-6),
         (np.array([1e-6]), np.array([1 - 1e-6]), 1e-4),
@@ -181,7 +230,9 @@ def check_window_for(window_for):
         slowest_alone = int(np.ceil(np.log(rest) / np.log(decays[slowest])))
         where = f"For c = {c}, decays = {decays}, error = {error:g} your W = {W}"
         hint = ""
-        if W == max(largest_term, 0):
+        if tail(W) > error >= tail(W + 1):
+            hint = " It is one term too short: with W terms, j = W is the first that is missing."
+        elif W == max(largest_term, 0):
             hint = " Bounding the first missing term is not enough: the whole tail adds up."
         elif W == max(slowest_alone, 0):
             hint = " The slowest mode alone is not the tail: the other modes add to it."
@@ -201,6 +252,7 @@ def check_stream(stream):
             y (L,) real and the new x (N,).
     """
     rng = np.random.default_rng(4)
+    slowly = False
     for N, L in ((1, 1), (3, 2), (4, 50)):
         lam = np.exp(-rng.random(N) + 1j * rng.standard_normal(N))
         B, C, x = (rng.standard_normal(N) + 1j * rng.standard_normal(N) for _ in range(3))
@@ -209,7 +261,9 @@ def check_stream(stream):
         for k in range(L):
             state = lam * state + B * u[k]
             y[k] = (C @ state).real
-        answer = returned(stream(lam.copy(), B.copy(), C.copy(), u.copy(), x.copy()), "stream")
+        watched = _Watched.of(u)
+        answer = returned(stream(lam.copy(), B.copy(), C.copy(), watched, x.copy()), "stream")
+        slowly |= watched.taken[0] >= L > 2
         expect(
             isinstance(answer, tuple | list) and len(answer) == 2,
             "stream should return two things: the outputs and the state.",
@@ -231,6 +285,11 @@ def check_stream(stream):
         else:
             why = "x after the chunk is Λ^L x + the sum of Λ^j B u_(L-1-j)."
         expect_close(f"x for N = {N}, L = {L}", after, state, why, atol=1e-9)
+    expect(
+        not slowly,
+        "Right, but it takes the inputs one by one, in a loop over time. A table of powers "
+        "λ_n^j, (N, L), gives all outputs of the chunk at once.",
+    )
     passed("a stream, chunk by chunk, with nothing lost in between")
 
 
@@ -270,6 +329,50 @@ def check_realize(realize):
             f"the kernel of your system of size {N}", np.array(got), K, why, rtol=1e-6, atol=1e-7
         )
     passed("a system with that kernel; in which coordinates is up to you")
+
+
+class _Watched(np.ndarray):
+    """An array that counts how often a single entry is taken out of it."""
+
+    @classmethod
+    def of(cls, values):
+        array = np.array(values).view(cls)
+        array.taken = [0]
+        return array
+
+    def __array_finalize__(self, source):
+        self.taken = getattr(source, "taken", [0])
+
+    def __getitem__(self, index):
+        if isinstance(index, int | np.integer):
+            self.taken[0] += 1
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        self.taken[0] += len(self)
+        return iter(np.asarray(self))
+
+
+def _best_pole(u, y, W, kind="as it is"):
+    """The pole whose kernel of W terms has the least mean square, by a grid and a search."""
+
+    def loss(rho):
+        K = (1 if kind == "no factor" else 1 - rho) * rho ** np.arange(W)
+        if kind == "unit sum":
+            K = K / K.sum()
+        n = len(u) if kind == "circle" else len(u) + W
+        output = np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(K, n), n)[: len(u)]
+        return np.mean((output - y) ** 2)
+
+    grid = 1 - np.geomspace(0.999, 1e-4, 60)
+    best = int(np.argmin([loss(rho) for rho in grid]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x)
+
+
+def _by_regression(u, y):
+    """The pole by least squares of y_k - u_k against y_{k-1} - u_k, without any kernel."""
+    return float(np.linalg.lstsq((y[:-1] - u[1:])[:, None], (y - u)[1:], rcond=None)[0][0])
 
 
 def _same(got, wrong):

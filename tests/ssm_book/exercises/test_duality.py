@@ -1,22 +1,22 @@
 """The checks of the chapter on duality accept every right answer and explain the usual wrong ones."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.signal import lfilter
+from scipy.signal import fftconvolve, lfilter
 
 from ssm_book.exercises import (
     check_convolve,
     check_crossing,
-    check_first_four,
     check_learn_pole,
+    check_read_off,
     check_realize,
     check_stream,
     check_window_for,
 )
-from ssm_core.lti import DiscreteSSM
 
 
 def by_fft(u, K):
@@ -59,23 +59,54 @@ def slowest_mode_alone(c, decays, error):
     return max(int(np.ceil(W)), 0)
 
 
-def crossing_of(factor, odds=lambda share: share / (1 - share)):
-    return lambda d, share: math.ceil(factor * d * odds(share))
+def crossing_of(factor, rest=lambda percent: 100 - percent):
+    return lambda d, percent: -(-factor * d * percent // rest(percent))
 
 
-def least_squares_pole(u, y, W, scaled=True):
+def least_squares_pole(u, y, W, scaled=True, unit_sum=False, circle=False):
     """The best pole by a search in one dimension, without a gradient."""
 
     def loss(rho):
         K = (1 - rho if scaled else 1) * rho ** np.arange(W)
-        return np.mean((lfilter(K, [1.0], u) - y) ** 2)
+        if unit_sum:
+            K = K / K.sum()
+        if circle:
+            output = np.fft.irfft(np.fft.rfft(u) * np.fft.rfft(K, len(u)), len(u))
+        else:
+            output = lfilter(K, [1.0], u)
+        return np.mean((output - y) ** 2)
 
-    return minimize_scalar(loss, bounds=(0.001, 0.999), method="bounded").x
+    grid = np.linspace(0.01, 0.9999, 300)
+    i = int(np.argmin([loss(rho) for rho in grid]))
+    bounds = grid[max(i - 1, 0)], grid[min(i + 1, 299)]
+    return minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x
 
 
 def pole_by_regression(u, y, W):
-    """y_k - u_k = rho (y_{k-1} - u_k), which needs no convolution."""
+    """y_k - u_k = rho (y_{k-1} - u_k), which needs no convolution and does not bear noise."""
     return np.linalg.lstsq((y[:-1] - u[1:])[:, None], (y - u)[1:], rcond=None)[0][0]
+
+
+def read_off(y):
+    a = y[2] / y[1]
+    return a, y[1] / a, y[0] - y[1] / a
+
+
+def read_off_by_powers(y):
+    a = np.sqrt(y[3] / y[1]) * np.sign(y[2] * y[1])
+    return np.array([a, y[2] / a**2, y[0] - y[2] / a**2])
+
+
+def convolve_by_loop(u, K):
+    return [sum(K[j] * u[k - j] for j in range(min(k + 1, len(K)))) for k in range(len(u))]
+
+
+def stream_by_index(lam, B, C, u, x):
+    y = np.empty(len(u))
+    for k in range(len(u)):
+        x = lam * x + B * u[k]
+        y[k] = (C @ x).real
+    return y, x
 
 
 def stream_by_loop(lam, B, C, u, x):
@@ -115,20 +146,16 @@ def realize_by_companion(K, N):
 
 
 RIGHT = [
-    (check_first_four, lambda a, b, c, d: [c * b + d, c * a * b, c * a**2 * b, c * a**3 * b]),
-    (
-        check_first_four,
-        lambda a, b, c, d: DiscreteSSM([[a]], [[b]], [[c]], [[d]], 1.0).kernel(4)[:, 0, 0],
-    ),
+    (check_read_off, read_off),
+    (check_read_off, read_off_by_powers),
     (check_convolve, by_fft),
-    (check_convolve, by_filter),
+    (check_convolve, lambda u, K: fftconvolve(u, K)[: len(u)]),
     (check_window_for, window_by_bisection),
     (check_window_for, window_by_newton),
     (check_crossing, crossing_of(12)),
-    (check_crossing, lambda d, share: float(math.ceil(12 * d / (1 / share - 1) - 1e-9))),
+    (check_crossing, lambda d, percent: math.ceil(Fraction(12 * d * percent, 100 - percent))),
+    (check_crossing, lambda d, percent: float(crossing_of(12)(d, percent))),
     (check_learn_pole, least_squares_pole),
-    (check_learn_pole, pole_by_regression),
-    (check_stream, stream_by_loop),
     (check_stream, stream_by_table),
     (check_realize, realize_by_observability),
     (check_realize, realize_by_companion),
@@ -160,11 +187,18 @@ def realize_one_step_late(K, N):
 
 
 WRONG = [
-    (check_first_four, lambda a, b, c, d: [d, c * b, c * a * b, c * a**2 * b], "one step late"),
-    (check_first_four, lambda a, b, c, d: [c * b * a**j for j in range(4)], "added to the first"),
-    (check_first_four, lambda a, b, c, d: [c * b * a**j + d for j in range(4)], "present input"),
-    (check_first_four, lambda a, b, c, d: [1.0, a, a**2, a**3], "by hand"),
-    (check_first_four, lambda a, b, c, d: None, "did you forget to return"),
+    (check_read_off, lambda y: (y[1] / y[0], y[0], 0.0), "to which d adds nothing"),
+    (check_read_off, lambda y: (y[2] / y[1], y[0], read_off(y)[2]), "not c b"),
+    (check_read_off, lambda y: (y[2] / y[1], y[1], y[0] - y[1]), "divide it by a"),
+    (check_read_off, lambda y: (*read_off(y)[:2], y[0]), "not d"),
+    (check_read_off, lambda y: (y[1] / y[2], *read_off(y)[1:]), "1 / a"),
+    (check_read_off, lambda y: (0.0, 0.0, 0.0), "The outputs are"),
+    (check_read_off, lambda y: (*read_off(y), 1.0), "three numbers"),
+    (check_read_off, lambda y: ([1.0], 2.0, 3.0), "numbers in arrays of one shape"),
+    (check_read_off, lambda y: None, "did you forget to return"),
+    (check_convolve, by_filter, "added up directly"),
+    (check_convolve, lambda u, K: np.convolve(u, K)[: len(u)], "added up directly"),
+    (check_convolve, convolve_by_loop, "added up directly"),
     (check_convolve, on_the_circle, "wrapped round"),
     (check_convolve, on_a_circle_of_twice_the_signal, "wrapped round"),
     (check_convolve, np.convolve, "Keep the first L:"),
@@ -175,6 +209,7 @@ WRONG = [
     (check_convolve, lambda u, K: "y", "numbers in arrays"),
     (check_window_for, first_missing_term, "the whole tail adds up"),
     (check_window_for, slowest_mode_alone, "slowest mode alone"),
+    (check_window_for, lambda *a: window_by_bisection(*a) - 1, "one term too short"),
     (check_window_for, lambda *a: np.nan, "whole number"),
     (check_window_for, lambda *a: np.inf, "whole number"),
     (check_window_for, lambda *a: [1, 2], "whole number"),
@@ -184,13 +219,20 @@ WRONG = [
     (check_crossing, crossing_of(4), "feed-forward network is missing"),
     (check_crossing, crossing_of(8), "projections of attention are missing"),
     (check_crossing, crossing_of(11), "four projections"),
-    (check_crossing, crossing_of(12, lambda share: share), "not Q / P"),
+    (check_crossing, crossing_of(12, lambda percent: 100), "not Q / P"),
+    (check_crossing, lambda d, percent: 12 * d * percent // (100 - percent), "round up, not down"),
+    (check_crossing, lambda d, p: math.ceil(12 * d * (p / 100) / (1 - p / 100)), "floats"),
+    (check_crossing, lambda d, p: crossing_of(12)(d, p) + 1, "one"),
     (check_crossing, crossing_of(13), "longer than needed"),
     (check_crossing, crossing_of(10), "too short"),
-    (check_crossing, lambda d, share: 12 * d * share / (1 - share), "whole number"),
-    (check_crossing, lambda d, share: None, "did you forget to return"),
+    (check_crossing, lambda d, percent: 12 * d * percent / (100 - percent), "whole number"),
+    (check_crossing, lambda d, percent: None, "did you forget to return"),
     (check_learn_pole, lambda *a: 1 - least_squares_pole(*a), "weight of the newest sample"),
     (check_learn_pole, lambda *a: least_squares_pole(*a, scaled=False), "factor 1 - rho"),
+    (check_learn_pole, lambda *a: least_squares_pole(*a, unit_sum=True), "sum of 1"),
+    (check_learn_pole, lambda *a: least_squares_pole(*a, circle=True), "wrapped round"),
+    (check_learn_pole, lambda u, y, W: least_squares_pole(u, y, len(u)), "Cut yours"),
+    (check_learn_pole, pole_by_regression, "one before"),
     (check_learn_pole, lambda *a: 0.8, "more updates"),
     (check_learn_pole, lambda *a: np.nan, "between 0 and 1"),
     (check_learn_pole, lambda *a: 1.2, "between 0 and 1"),
@@ -202,6 +244,8 @@ WRONG = [
     (check_stream, lambda *a: stream_by_table(*a, old=0), "its power is j"),
     (check_stream, lambda *a: stream_by_table(*a, state=False), "missing in the new one"),
     (check_stream, lambda *a: stream_by_table(*a, reverse=False), "must be reversed"),
+    (check_stream, stream_by_loop, "loop over time"),
+    (check_stream, stream_by_index, "loop over time"),
     (check_stream, lambda *a: stream_by_table(*a)[0], "two things"),
     (check_stream, lambda *a: 1.0, "two things"),
     (check_realize, lambda K, N: realize_by_companion(K, N + 1), "A has shape"),
