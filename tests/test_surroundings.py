@@ -92,14 +92,15 @@ NARROW = [
 @pytest.mark.parametrize("terminal", NARROW, ids=["cp1252", "ascii", "LC_ALL=C"])
 def test_a_right_answer_passes_on_any_terminal(terminal):
     said, _ = run(
-        "from ssm_book.exercises import check_running_mean\n"
-        "check_running_mean(lambda mean, u, k: mean + (u - mean) / k)\n"
+        "from ssm_book.exercises import check_delay_row\n"
+        "from ssm_core.hippo import basis\n"
+        "check_delay_row(lambda N, fraction: basis('legt', N, 1 - fraction))\n"
         "from ssm_book.exercises._report import passed\n"
         r"passed('B follows \u0394')",
         **terminal,
     )
     first, second = said.splitlines()
-    assert first == "OK: a state of one number gives the mean of everything"
+    assert first == "OK: a delay line of N numbers, with a tap wherever you like"
     assert second == r"OK: B follows \N{GREEK CAPITAL LETTER DELTA}"
 
 

@@ -37,10 +37,10 @@ from ssm_book.exercises.duality import (
 from ssm_book.exercises.hippo import (
     check_backward_step,
     check_delay_row,
+    check_error_bar,
     check_laguerre_response,
     check_learn_row,
     check_recall,
-    check_running_mean,
     check_window_memory,
 )
 from ssm_book.exercises.mamba import (

@@ -6,66 +6,83 @@ import numpy as np
 from scipy.special import eval_legendre
 
 from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
-from ssm_core.hippo import transition
+from ssm_core.hippo import project, transition
 from ssm_core.lti import ContinuousSSM
 
 __all__ = [
     "check_backward_step",
     "check_delay_row",
+    "check_error_bar",
     "check_laguerre_response",
     "check_learn_row",
     "check_recall",
-    "check_running_mean",
     "check_window_memory",
 ]
 
 
-def check_running_mean(update):
-    """Check ``update(mean, u, k)``: the mean of k samples from that of k - 1 and the newest.
+def check_error_bar(error_bar):
+    """Check ``error_bar(u, N)``: after each sample, the error that LegS should have.
 
     Args:
-        update (callable): takes two floats and the number k >= 1, returns a float.
+        error_bar (callable): takes a signal (L,) and the number of coefficients; returns (L,).
     """
-    u = np.array([3.0, -1.0, 4.0, 4.0, -9.5])
-    numbers = np.arange(1, len(u) + 1)
-    means = np.cumsum(u) / numbers
-    before = np.r_[0.0, means[:-1]]
-    # From the right mean each time, so that one wrong step is one wrong number.
-    try:
-        answers = [update(*case) for case in zip(before.tolist(), u.tolist(), numbers.tolist())]
-    except ZeroDivisionError:
-        expect(False, "update divides by zero for k = 1, where the mean is the sample itself.")
-    why = "k x_k = (k - 1) x_{k-1} + u_k."
-    if all(np.size(answer) == 1 and answer is not None for answer in answers):
-        got = np.array([float(np.ravel(answer)[0]) for answer in answers])
-        share = (got - before) / (u - before)
+    signals = (
+        ("a short signal", np.array([3.0, -1.0, 4.0, 4.0, -9.5]), 1),
+        ("a noisy signal", np.random.default_rng(3).standard_normal(40), 6),
+        ("a noisy signal with mean 2", 2 + np.random.default_rng(4).standard_normal(60), 4),
+        ("a constant signal", np.full(20, 2.0), 3),
+    )
+    for name, u, N in signals:
+        states = project(u, "legs", N, dt=1.0)
+        seen = np.arange(1, len(u) + 1)
+        recalled = np.sum(states**2, axis=1)
+        square = np.cumsum(u**2) / seen - recalled
+        want = np.sqrt(np.maximum(square, 0))
+        kept = u.copy()
+        bar = np.asarray(returned(error_bar(u, N), "error_bar"), dtype=float)
+        expect(np.array_equal(u, kept), "error_bar changes u: work on a copy.")
+        expect(
+            bar.shape == u.shape,
+            f"error_bar returns the shape {bar.shape}; expected {u.shape}, one error after each "
+            "sample.",
+        )
+        expect(
+            not np.any(np.isnan(bar)),
+            "Some of the errors are NaN: where rounding or the step makes the square negative, "
+            "the error bar is 0.",
+        )
+        weights = 2 * np.arange(N) + 1
         hints = (
+            (np.maximum(square, 0), "That is the mean square error; its root is missing."),
             (
-                1 / (numbers + 1),
-                "k counts the newest sample too: its weight is 1/k, not 1/(k + 1).",
+                np.sqrt(np.maximum(np.cumsum(u**2) - recalled, 0)),
+                "The energy is the mean of u² so far, not its sum: the measure is 1/t.",
             ),
             (
-                1 / np.maximum(numbers - 1, 1),
-                "k counts the newest sample too: its weight is 1/k, not 1/(k - 1).",
+                np.sqrt(np.maximum(np.mean(u**2) - recalled, 0)),
+                "The mean of u² must be the one so far, a number for each sample; yours already "
+                "contains the samples that are still to come.",
             ),
-            (1 - 1 / numbers, "Old mean and new sample have changed places."),
             (
-                np.full(len(u), share[0]),
-                "The newest sample has the same weight at every k, as in an exponential moving "
-                "average; in a mean of everything its weight falls.",
+                np.sqrt(np.maximum(np.cumsum(u**2) / seen - states[:, 0] ** 2, 0)),
+                "That is the standard deviation of the past. Subtract the squares of all N "
+                "coefficients, not of the first only.",
+            ),
+            (
+                np.sqrt(np.maximum(np.cumsum(u**2) / seen - states**2 @ weights, 0)),
+                "The functions are orthonormal already, so the squares have no factor 2n + 1.",
+            ),
+            (
+                np.sqrt(np.cumsum(u**2) / seen),
+                "That is the energy of the signal; the sum of the squared coefficients comes off.",
             ),
         )
-        why = reason(share, 1 / numbers, hints, why)
-    for k, (mean, want) in enumerate(zip(answers, means), start=1):
-        expect_close(f"the mean after sample {k}", mean, want, why)
-    expect_close(
-        "the mean of a million samples that were all 2, and a 3",
-        update(2.0, 3.0, 1_000_001),
-        2 + 1 / 1_000_001,
-        "k may be large.",
-        rtol=1e-12,
-    )
-    passed("a state of one number gives the mean of everything")
+        why = "The square of the error is the mean of u² so far minus the sum of the x_n²."
+        # A square that is zero but for rounding has a root of 1e-8.
+        expect_close(
+            f"the error bar of {name}", bar, want, reason(bar, want, hints, why), atol=1e-6
+        )
+    passed("a memory that knows its error, as far as the step allows")
 
 
 def check_delay_row(delay_row):
@@ -77,7 +94,11 @@ def check_delay_row(delay_row):
     for N, fraction in ((1, 0.5), (4, 0.0), (5, 1.0), (12, 0.3)):
         n = np.arange(N)
         row = np.asarray(returned(delay_row(N, fraction), "delay_row"), dtype=float)
-        row = row[0] if row.shape == (1, N) else row
+        expect(
+            row.shape != (1, N),
+            f"delay_row({N}, {fraction}) has shape {(1, N)}; expected {(N,)}: ask basis for one "
+            "number, not for a list of one.",
+        )
         want = np.sqrt(2 * n + 1) * eval_legendre(n, 1 - 2 * fraction)
         hints = (
             (
@@ -117,12 +138,12 @@ def check_laguerre_response(laguerre_response):
             ),
             (
                 want * (-1.0) ** n,
-                "A stage is (i w - 1/2) / (i w + 1/2), and yours has the opposite "
-                "sign: at w = 0 it turns every constant round.",
+                "A stage is (i w - 1/2) / (i w + 1/2), and yours has the opposite sign. The right "
+                "stage changes the sign of a constant; yours leaves it alone.",
             ),
             (
                 ((1j * w - 0.5) / (1j * w + 0.5)) ** n,
-                "The delays are right; the low-pass filter 1 / (i w + 1/2) in front is missing.",
+                "The stages are right; the low-pass filter 1 / (i w + 1/2) in front is missing.",
             ),
             (
                 1 / (1j * w + 0.5) ** (n + 1),
@@ -141,7 +162,7 @@ def check_laguerre_response(laguerre_response):
                 "H_n / H_{n-1} = (i w - 1/2) / (i w + 1/2), and H_0 = 1 / (i w + 1/2).",
             ),
         )
-    passed("one low-pass filter and a chain of equal delays")
+    passed("one low-pass filter and a chain of equal all-passes")
 
 
 def check_learn_row(learn_row):
@@ -155,7 +176,6 @@ def check_learn_row(learn_row):
         states = rng.standard_normal((M, N)) @ np.diag(np.linspace(1, 3, N))
         past = states @ rng.standard_normal(N) + rng.standard_normal(M)
         got = np.asarray(returned(learn_row(states.copy(), past.copy(), ridge), "learn_row"))
-        got = got[:, 0] if got.shape == (N, 1) else got[0] if got.shape == (1, N) else got
         want = _ridge(states, past, M * ridge)
         hints = (
             (
@@ -243,6 +263,7 @@ def check_backward_step(backward_step):
     for N, k in ((1, 2), (3, 2), (8, 5), (40, 1000)):
         A, B = transition("legs", N)
         x, u = rng.standard_normal(N), float(rng.standard_normal())
+        root = np.sqrt(2 * np.arange(N) + 1)
         want = np.linalg.solve((k - 1) * np.eye(N) - A, (k - 1) * x + B[:, 0] * u)
         hints = (
             (
@@ -261,13 +282,36 @@ def check_backward_step(backward_step):
                 want / np.sqrt(2 * np.arange(N) + 1),
                 "Those are the scaled v_n: multiply them by sqrt(2n + 1).",
             ),
+            (
+                _residual_step(u, x, k, "old"),
+                "The residual is made of the old coefficients; in backward Euler each row takes "
+                "the new values of the rows above it.",
+            ),
+            (
+                _residual_step(u, x / root, k, "unscaled") * root,
+                "The residual subtracts (2n + 1) v_n = sqrt(2n + 1) x_n, and in your step a factor "
+                "sqrt(2n + 1) is missing.",
+            ),
+            (
+                _residual_step(u, x, k, "no root"),
+                "x_n has been used for v_n = x_n / sqrt(2n + 1): a factor sqrt(2n + 1) is missing.",
+            ),
+            (
+                _residual_step(u, x, k, "one"),
+                "x_n has been used for v_n = x_n / sqrt(2n + 1): a factor sqrt(2n + 1) is missing.",
+            ),
         )
-        got = np.asarray(returned(backward_step(u, x.copy(), k), "backward_step"), dtype=float)
+        given = x.copy()
+        got = np.asarray(returned(backward_step(u, given, k), "backward_step"), dtype=float)
         expect_close(
             f"backward_step for N = {N}, k = {k}",
             got,
             want,
             reason(got, want, hints, "((k - 1) I - A) x_new = (k - 1) x + B u."),
+        )
+        expect(
+            np.array_equal(given, x),
+            "The numbers are right, but the step has overwritten x: put them into a new array.",
         )
     N = 600
     most = _most_memory(lambda: backward_step(1.0, np.ones(N), 900))
@@ -297,9 +341,15 @@ def check_window_memory(window_memory):
             expect(len(answer) == 2, "window_memory should return two arrays, A and B.")
             A, B = (np.asarray(part, dtype=float) for part in answer)
             expect(A.shape == (N, N), f"A has shape {A.shape}; expected {(N, N)}.")
-            B = np.reshape(B, (N, 1)) if B.shape == (N,) else B
+            expect(B.shape == (N, 1), f"B has shape {B.shape}; expected {(N, 1)}.")
             want_A, want_B = _by_interpolation(weight, N)
-            if np.allclose(A, -want_A):
+            if np.allclose(A, transition("legt", N)[0]):
+                why = (
+                    "That is LegT, which takes the oldest value of the window from the "
+                    "reconstruction. Here the coefficient of degree N is missing, and the newest "
+                    "sample supplies it."
+                )
+            elif np.allclose(A, -want_A):
                 why = "The sign is the opposite: r grows towards now, so d/dt u is +du/dr."
             elif np.allclose(A, 2 * want_A):
                 why = "A is twice too large: the window has length 1 in r, and 2 only in v."
@@ -321,6 +371,26 @@ def _ridge(states, past, penalty):
     N = states.shape[1]
     rows = np.vstack([states, np.sqrt(penalty) * np.eye(N)])
     return np.linalg.lstsq(rows, np.append(past, np.zeros(N)), rcond=None)[0]
+
+
+def _residual_step(u, x, k, slip):
+    """Backward Euler in one pass with one of the usual slips."""
+    new, r = np.empty(len(x)), u
+    for n, old in enumerate(x):
+        root = np.sqrt(2 * n + 1)
+        if slip == "old":  # the residual is made of the old coefficients
+            new[n] = ((k - 1) * old + root * r) / (k + n)
+            r = r - root * old
+        elif slip == "no root":  # the coefficients x_n in the equation of the v_n
+            new[n] = ((k - 1) * old + r) / (k + n)
+            r = r - (2 * n + 1) * new[n]
+        elif slip == "one":  # no root anywhere
+            new[n] = ((k - 1) * old + r) / (k + n)
+            r = r - new[n]
+        else:  # "unscaled": the residual without the factor 2n + 1
+            new[n] = ((k - 1) * old + r) / (k + n)
+            r = r - root * new[n]
+    return new
 
 
 def _most_memory(call):

@@ -7,13 +7,13 @@ from scipy.linalg import solve_triangular
 from ssm_book.exercises import (
     check_backward_step,
     check_delay_row,
+    check_error_bar,
     check_laguerre_response,
     check_learn_row,
     check_recall,
-    check_running_mean,
     check_window_memory,
 )
-from ssm_core.hippo import basis, reconstruct, transition
+from ssm_core.hippo import basis, project, reconstruct, transition
 
 
 def legendre(N, v):
@@ -23,6 +23,33 @@ def legendre(N, v):
     for n in range(1, N):
         rows.append(((2 * n + 1) * v * rows[n] - n * rows[n - 1]) / (n + 1))
     return np.sqrt(2 * np.arange(N) + 1) * np.array(rows[:N]).T
+
+
+def error_bar_by_cumsum(u, N):
+    energy = np.cumsum(u**2) / np.arange(1, len(u) + 1)
+    return np.sqrt(np.maximum(energy - np.sum(project(u, "legs", N, 1.0) ** 2, axis=1), 0))
+
+
+def error_bar_by_a_loop(u, N):
+    bar, energy = [], 0.0
+    for k, (sample, x) in enumerate(zip(u, project(u, "legs", N, 1.0)), start=1):
+        energy += (sample**2 - energy) / k
+        bar.append(np.sqrt(max(energy - x @ x, 0)))
+    return bar
+
+
+def bar_from(energy, weigh=lambda x: np.sum(x**2, axis=1)):
+    """An error bar with another energy, or another weight of the coefficients."""
+    return lambda u, N: np.sqrt(np.maximum(energy(u) - weigh(project(u, "legs", N, 1.0)), 0))
+
+
+def mean_so_far(u):
+    return np.cumsum(u**2) / np.arange(1, len(u) + 1)
+
+
+def bar_with_nan(u, N):
+    square = mean_so_far(u) - np.sum(project(u, "legs", N, 1.0) ** 2, axis=1)
+    return np.where(square > 0, np.sqrt(np.abs(square)), np.nan)
 
 
 def backward_step_by_a_solve(u, x, k):
@@ -46,13 +73,13 @@ def learn_row_by_normal_equations(states, past, ridge):
 
 
 def learn_row_by_descent(states, past, ridge):
-    """Gradient descent until nothing moves, as a column."""
+    """Gradient descent until nothing moves."""
     M, N = states.shape
     H = states.T @ states / M + ridge * np.eye(N)
     c = np.zeros(N)
     for _ in range(20_000):
         c = c - (H @ c - states.T @ past / M) / np.linalg.norm(H, 2)
-    return c[:, None]
+    return c
 
 
 def backward_step_by_a_sum(u, x, k):
@@ -79,7 +106,7 @@ def window_memory_by_fit(weight, N):
     D = (C @ shift.T @ np.linalg.inv(C)).T  # p_k' = sum of D[n, k] p_n
     now = C.sum(axis=1)
     last = D[:N, N] / now[N]
-    return D[:N, :N] - np.outer(last, now[:N]), last
+    return D[:N, :N] - np.outer(last, now[:N]), last[:, None]
 
 
 def window_memory_by_qr(weight, N):
@@ -96,10 +123,10 @@ def window_memory_by_qr(weight, N):
 
 
 RIGHT = [
-    (check_running_mean, lambda mean, u, k: mean + (u - mean) / k),
-    (check_running_mean, lambda mean, u, k: ((k - 1) * mean + u) / k),
+    (check_error_bar, error_bar_by_cumsum),
+    (check_error_bar, error_bar_by_a_loop),
     (check_delay_row, lambda N, f: basis("legt", N, [1 - f])[0]),
-    (check_delay_row, lambda N, f: legendre(N, 1 - 2 * f)),  # a row of shape (1, N)
+    (check_delay_row, lambda N, f: legendre(N, 1 - 2 * f)[0]),
     (check_laguerre_response, lambda n, w: (1j * w - 0.5) ** n / (1j * w + 0.5) ** (n + 1)),
     (check_laguerre_response, laguerre_response_by_a_solve),
     (check_learn_row, learn_row_by_normal_equations),
@@ -148,26 +175,64 @@ def scaled_step(u, x, k):
     return backward_step_by_a_sum(u, x, k) / np.sqrt(2 * np.arange(len(x)) + 1)
 
 
+def residual_of_old_values(u, x, k):
+    new = np.empty(len(x))
+    for n, old in enumerate(x):
+        new[n] = ((k - 1) * old + np.sqrt(2 * n + 1) * u) / (k + n)
+        u = u - np.sqrt(2 * n + 1) * old
+    return new
+
+
+def step_without_the_roots(u, x, k):
+    new = np.empty(len(x))
+    for n, old in enumerate(x):
+        new[n] = ((k - 1) * old + u) / (k + n)
+        u = u - new[n]
+    return new
+
+
+def step_with_x_for_v(u, x, k):
+    new = np.empty(len(x))
+    for n, old in enumerate(x):
+        new[n] = ((k - 1) * old + u) / (k + n)
+        u = u - (2 * n + 1) * new[n]
+    return new
+
+
+def step_in_place(u, x, k):
+    for n in range(len(x)):
+        root = np.sqrt(2 * n + 1)
+        x[n] = ((k - 1) * x[n] + root * u) / (k + n)
+        u = u - root * x[n]
+    return x.copy()
+
+
 def stretched(x, ages):
     return reconstruct(x, "legs", 1 - ages / ages.max())
 
 
 WRONG = [
-    (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k + 1), "k counts the newest"),
-    (check_running_mean, lambda mean, u, k: mean + (u - mean) / max(k - 1, 1), "not 1/.k - 1"),
-    (check_running_mean, lambda mean, u, k: mean + (u - mean) / (k - 1), "divides by zero"),
-    (check_running_mean, lambda mean, u, k: (mean + u) / 2, "same weight at every k"),
-    (check_running_mean, lambda mean, u, k: mean + 0.1 * (u - mean), "same weight at every k"),
-    (check_running_mean, lambda mean, u, k: u - (u - mean) / k, "changed places"),
-    (check_running_mean, lambda mean, u, k: mean + u / k, "k x_k = "),
-    (check_running_mean, lambda mean, u, k: np.array([mean, u]), "has shape"),
-    (check_running_mean, lambda mean, u, k: None, "did you forget to return"),
+    (check_error_bar, lambda u, N: error_bar_by_cumsum(u, N) ** 2, "root is missing"),
+    (check_error_bar, bar_from(lambda u: np.cumsum(u**2)), "not its sum"),
+    (check_error_bar, bar_from(lambda u: np.mean(u**2)), "still to come"),
+    (check_error_bar, bar_from(mean_so_far, lambda x: x[:, 0] ** 2), "not of the first only"),
+    (
+        check_error_bar,
+        bar_from(mean_so_far, lambda x: x**2 @ (2 * np.arange(x.shape[1]) + 1)),
+        "no factor 2n",
+    ),
+    (check_error_bar, bar_from(mean_so_far, lambda x: 0), "comes off"),
+    (check_error_bar, bar_with_nan, "is 0"),
+    (check_error_bar, lambda u, N: np.ones(len(u)), "minus the sum"),
+    (check_error_bar, lambda u, N: error_bar_by_cumsum(u, N)[-1], "one error after each"),
+    (check_error_bar, lambda u, N: None, "did you forget to return"),
     (check_delay_row, lambda N, f: basis("legt", N, [f])[0], "1 is now and 0 is theta ago"),
     (
         check_delay_row,
         lambda N, f: legendre(N, 1 - 2 * f)[0] / np.sqrt(2 * np.arange(N) + 1),
         "the factor sqrt",
     ),
+    (check_delay_row, lambda N, f: basis("legt", N, [1 - f]), "not for a list of one"),
     (check_delay_row, lambda N, f: None, "did you forget to return"),
     (check_delay_row, lambda N, f: np.ones(N + 1), "has shape"),
     (
@@ -220,7 +285,26 @@ WRONG = [
     (check_backward_step, scaled_step, "multiply them by"),
     (check_window_memory, negated, "sign is the opposite"),
     (check_window_memory, doubled, "twice too large"),
-    (check_window_memory, lambda weight, N: transition("legt", N), "must satisfy"),
+    (check_backward_step, residual_of_old_values, "made of the old"),
+    (check_backward_step, step_without_the_roots, "sqrt.2n . 1. is missing"),
+    (check_backward_step, step_with_x_for_v, "sqrt.2n . 1. is missing"),
+    (check_backward_step, step_in_place, "overwritten x"),
+    (check_window_memory, lambda weight, N: transition("legt", N), "That is LegT"),
+    (
+        check_window_memory,
+        lambda weight, N: window_memory_by_qr(weight, N + 1)[:1] * 2,
+        "A has shape",
+    ),
+    (
+        check_window_memory,
+        lambda weight, N: (window_memory_by_qr(weight, N)[0], np.ones(N)),
+        "B has shape",
+    ),
+    (
+        check_window_memory,
+        lambda weight, N: window_memory_by_qr(lambda z: 1 + z, N),
+        "must satisfy",
+    ),
     (check_window_memory, lambda weight, N: (np.eye(N + 1), np.ones(N)), "A has shape"),
     (check_window_memory, lambda weight, N: None, "did you forget to return"),
 ]
