@@ -84,6 +84,7 @@ from ssm_book.exercises.selective_scan import (
     check_chunk_starts,
     check_combine,
     check_exclusive_scan,
+    check_learn_decays,
     check_scan_gradient,
     check_step_floors,
 )

@@ -8,44 +8,55 @@ __all__ = [
     "check_chunk_starts",
     "check_combine",
     "check_exclusive_scan",
+    "check_learn_decays",
     "check_scan_gradient",
     "check_step_floors",
 ]
 
 
 def check_combine(combine):
-    """Check ``combine(first, second)``: two steps x -> a x + b as one, the first acting first.
+    """Check ``combine(first, second)``: two steps x -> max(x + a, b) as one, the first acting first.
 
     Args:
         combine (callable): takes two pairs (a, b) of float64 (n,); returns such a pair.
     """
     rng = np.random.default_rng(0)
-    for n in (1, 5):
-        (a1, b1), (a2, b2) = first, second = rng.standard_normal((2, 2, n))
-        answer = returned(combine((a1.copy(), b1.copy()), (a2.copy(), b2.copy())), "combine")
-        expect(len(answer) == 2, "combine should return two things, a and b of the joint step.")
-        a, b = answer
+    for n in (5, 1):
+        (a1, b1), (a2, b2) = rng.standard_normal((2, 2, n))
+        a, b = _pair(_run(combine, (a1.copy(), b1.copy()), (a2.copy(), b2.copy())), "combine")
+        want = a1 + a2
+        hints = (
+            (
+                a1 * a2,
+                "That is for steps x -> a x + b. Here a step adds a, so two steps add both.",
+            ),
+        )
         expect_close(
             "a of the joint step",
             a,
-            second[0] * first[0],
-            "Apply both steps to x: what is x multiplied by in the end?",
+            want,
+            reason(a, want, hints, "Let x be very large, so that it wins both times: what is added?"),
         )
+        want = np.maximum(b1 + a2, b2)
         hints = (
             (
-                a1 * b2 + b1,
+                np.maximum(b2 + a1, b1),
                 "That is the second step acting first. The earlier one is the first argument.",
             ),
             (
-                b1 + b2,
-                "What the first step adds passes through the second one, which shrinks it too.",
+                np.maximum(b1, b2),
+                "What the first step leaves passes through the second one, which adds to it.",
             ),
+            (b1 + a2 + b2, "The second step takes the larger of the two, not their sum."),
+            (a2 * b1 + b2, "That is for steps x -> a x + b. Here the second one takes a maximum."),
         )
-        want = a2 * b1 + b2
         expect_close(
-            "b of the joint step", b, want, reason(b, want, hints, "Apply both steps to x = 0.")
+            "b of the joint step",
+            b,
+            want,
+            reason(b, want, hints, "Let x be very small, so that it never wins: what is left?"),
         )
-    passed("two steps are one, and their order matters")
+    passed("a queue can be scanned: its steps compose")
 
 
 def check_exclusive_scan(exclusive):
@@ -66,8 +77,7 @@ def check_exclusive_scan(exclusive):
             calls, pairs = calls + 1, pairs + np.size(a1)
             return a2 * a1, a2 * b1 + b2
 
-        answer = returned(exclusive(a.copy(), b.copy(), combine), "exclusive")
-        expect(len(answer) == 2, "exclusive should return two arrays, a and b.")
+        answer = _pair(_run(exclusive, a.copy(), b.copy(), combine), "exclusive")
         want_a, want_b = np.ones(L), np.zeros(L)
         for k in range(1, L):
             want_a[k] = a[k - 1] * want_a[k - 1]
@@ -137,7 +147,9 @@ def check_chunk_starts(chunk_starts):
         for i in range(1, chunks):
             for k in range((i - 1) * T, i * T):
                 alone[i] = np.exp(delta[k] * A) * alone[i] + added[k]
-        got = returned(chunk_starts(delta.copy(), A.copy(), added.copy(), T, exp), "chunk_starts")
+        got = returned(
+            _run(chunk_starts, delta.copy(), A.copy(), added.copy(), T, exp), "chunk_starts"
+        )
         hints = (
             (
                 states[T::T],
@@ -183,35 +195,61 @@ def check_scan_gradient(scan_gradient):
             (L,), and a function scan(a, b) that returns all states; returns da and db (L,).
     """
     rng, made = np.random.default_rng(3), []
-    for L in (1, 2, 40):
+    for L in (40, 2, 1):  # the long one first: short ones cannot tell all mistakes apart
         a, b, dx = rng.uniform(-1.0, 1.0, L), rng.standard_normal(L), rng.standard_normal(L)
         calls = 0
 
         def scan(a, b):
             nonlocal calls
             calls += 1
-            state, states = 0.0, np.empty(len(b))
-            for k in range(len(b)):
+            a, b = np.asarray(a), np.asarray(b)
+            expect(
+                a.shape == b.shape == (L,),
+                f"scan was called with decays of shape {a.shape} and inputs of shape {b.shape}; "
+                f"both should have L = {L} elements. A decay that acts on the zero state at the "
+                "start may have any value, but it has to be there.",
+            )
+            state, states = 0.0, np.empty(L)
+            for k in range(L):
                 states[k] = state = a[k] * state + b[k]
             return states
 
         x, calls = scan(a, b), 0
-        answer = returned(scan_gradient(a.copy(), x.copy(), dx.copy(), scan), "scan_gradient")
+        answer = _pair(_run(scan_gradient, a.copy(), x.copy(), dx.copy(), scan), "scan_gradient")
         made.append(calls)
-        expect(len(answer) == 2, "scan_gradient should return two arrays, da and db.")
         reach = np.eye(L)  # reach[j, k] is the derivative of x_j by b_k
         for j in range(1, L):
             reach[j, :j] = a[j] * reach[j - 1, :j]
         g = dx @ reach
         before = np.r_[0.0, x[:-1]]
         got_a, got_b = (np.asarray(part) for part in answer)
-        unshifted = scan(a[::-1], dx[::-1])[::-1]
+
+        def reversed_scan(decays):
+            return scan(decays[::-1], dx[::-1])[::-1]
+
         hints = (
             (
                 scan(a, dx),
                 "The gradient comes from later states: reverse time, scan, and reverse it again.",
             ),
-            (unshifted, "The way from x_{k+1} back to x_k leads through a_{k+1}: shift a by one."),
+            (
+                g[::-1],
+                "Reversed time came out again: turn the result of the scan around as well.",
+            ),
+            (
+                reversed_scan(a),
+                "The way from x_{k+1} back to x_k leads through a_{k+1}: shift a by one.",
+            ),
+            (
+                reversed_scan(np.r_[0.0, a[:-1]]),
+                "The decays are shifted the wrong way: g_k = dx_k + a_{k+1} g_{k+1} needs the decay "
+                "of the step after k, and yours is that of the step before.",
+            ),
+            (
+                reversed_scan(np.roll(a, 1)),
+                "The decays are shifted the wrong way: g_k = dx_k + a_{k+1} g_{k+1} needs the decay "
+                "of the step after k, and yours is that of the step before.",
+            ),
             (dx, "A state acts on the loss through all later states too."),
         )
         expect_close(
@@ -222,18 +260,21 @@ def check_scan_gradient(scan_gradient):
                 got_b, g, hints, "db_k is the gradient by x_k itself: g_k = dx_k + a_{k+1} g_{k+1}."
             ),
         )
+        hints = (
+            (g * x, "a_k multiplies the state before step k, not the one after it."),
+            (
+                g * np.r_[x[1:], 0.0],
+                "a_k multiplies the state before step k; yours is shifted the other way.",
+            ),
+            (before, "That is the derivative of x_k by a_k; the chain rule multiplies it by g_k."),
+        )
         expect_close(
             f"da for L = {L}",
             got_a,
             g * before,
-            reason(
-                got_a,
-                g * before,
-                ((g * x, "a_k multiplies the state before step k, not the one after it."),),
-                "da_k = g_k x_{k-1}, and x_{-1} = 0.",
-            ),
+            reason(got_a, g * before, hints, "da_k = g_k x_{k-1}, and x_{-1} = 0."),
         )
-    expect(made == [1, 1, 1], f"scan was called {max(made)} times, expected once.")
+    expect(set(made) == {1}, f"scan was called {max(made)} times, expected once.")
     passed("the gradient of a scan is a scan, run backwards")
 
 
@@ -247,19 +288,32 @@ def check_step_floors(step_floors):
     for b, d, n in ((64, 5120, 16), (1, 5120, 16), (8, 64, 128)):
         copy, exps = 3.0e12, 3.7e12
         per_copy, per_exps = copy / 1e6, exps / 1e6  # a microsecond
-        answer = returned(step_floors(b, d, n, copy, exps), "step_floors")
-        expect(len(answer) == 2, "step_floors should return two numbers.")
-        state, rest = 8 * b * d * n, 8 * b * d + 4 * b * n + 8 * d
-        want = (state + rest + 4 * d * n) / per_copy
-        got = 1e6 * float(answer[0])
+        answer = _pair(_run(step_floors, b, d, n, copy, exps), "step_floors")
+        state, vectors, signals, weights = 8 * b * d * n, 8 * d, 8 * b * d, 4 * b * n
+        moved = state + 4 * d * n + vectors + signals + weights
+        want, got = moved / per_copy, 1e6 * float(answer[0])
         hints = (
-            ((state / 2 + rest + 4 * d * n) / per_copy, "The state is read and written."),
-            ((state + rest) / per_copy, "A is read as well: d times n numbers of four bytes."),
+            (moved - state / 2, "The state is read and written."),
+            (moved - 4 * d * n, "A is read as well: d times n elements of four bytes."),
             (
-                (state + rest + 4 * b * d * n) / per_copy,
+                moved - 4 * d * n + 4 * b * d * n,
                 "A is the same for every row of the batch and comes from memory once.",
             ),
+            (
+                moved - 4 * d,
+                "D and the bias of the steps are two vectors (d,) with four bytes per element: one "
+                "is missing, or both count half.",
+            ),
+            (moved - vectors, "D and the bias of the steps are missing: two vectors (d,)."),
+            (
+                moved - 2 * b * d,
+                "Four tensors (b, d) cross to memory: u, Δ and z are read, y is written.",
+            ),
+            (moved - weights, "B and C are read as well, two bytes per element."),
+            (moved - weights / 2, "B and C are two tensors (b, n); one is missing."),
+            (moved + signals + weights, "u, Δ, z, y, B and C have two bytes per element."),
         )
+        hints = tuple((wrong / per_copy, hint) for wrong, hint in hints)
         expect_close(
             f"the memory floor in μs for b = {b}, d = {d}, n = {n}",
             got,
@@ -268,14 +322,104 @@ def check_step_floors(step_floors):
             rtol=1e-6,
             atol=0,
         )
-        got, want = 1e6 * float(answer[1]), b * d * (n + 4) / per_exps
-        hints = ((b * d * n / per_exps, "Softplus and the gate take two each, for every channel."),)
+        got, want = 1e6 * float(answer[1]), b * d * (n + 3) / per_exps
+        hints = (
+            (
+                b * d * n / per_exps,
+                "Softplus and the gate take three more for every channel of a row.",
+            ),
+        )
         expect_close(
             f"the exponentials' floor in μs for b = {b}, d = {d}, n = {n}",
             got,
             want,
-            reason(got, want, hints, "One for each state, and four for each channel."),
+            reason(got, want, hints, "One for each state, and three for each channel of a row."),
             rtol=1e-6,
             atol=0,
         )
     passed("one step waits for memory, not for exponentials")
+
+
+def check_learn_decays(learn_decays):
+    """Check ``learn_decays(u, delta, B, C, y)``: the decay rates of a channel, from its output.
+
+    Args:
+        learn_decays (callable): takes float32 tensors u, delta and y (1, 1, L), B and C (1, n, L);
+            returns A, a tensor (n,).
+    """
+    import torch
+
+    from ssm_core.scan import selective_scan_ref
+
+    for rates in ((0.7,), (0.5, 4.0, 1.5)):
+        random = torch.Generator().manual_seed(len(rates))
+        n, L = len(rates), 128
+        u, B, C = (torch.randn(1, m, L, generator=random) for m in (1, n, n))
+        delta = 0.05 + 0.3 * torch.rand(1, 1, L, generator=random)
+        y = selective_scan_ref(u, delta, -torch.tensor([rates]), B, C)
+        answer = returned(_run(learn_decays, u, delta, B, C, y), "learn_decays")
+        if isinstance(answer, torch.Tensor):
+            answer = answer.detach().cpu().numpy()
+        got, want = np.array(answer, dtype=float), -np.array(rates)
+        expect(
+            got.shape in ((n,), (1, n)),
+            f"A has shape {got.shape}; expected ({n},), one rate for each state.",
+        )
+        got = got.reshape(n)
+        expect(
+            bool(np.all(np.isfinite(got))),
+            "A is not finite: with a positive element the state grows without bound. "
+            "Train log(-A), so that no update can make A positive.",
+        )
+        close = {"rtol": 0.03, "atol": 0.0}
+        expect(
+            not np.allclose(got, -want, **close),
+            "These are the rates without their sign: A is negative.",
+        )
+        expect(
+            not np.allclose(got, np.log(-want), rtol=0.03, atol=0.03),
+            "These are log(-A), what you trained; return A itself.",
+        )
+        expect(
+            bool(np.any(np.abs(got - got.mean()) > 1e-6)) or n == 1,
+            "All elements are equal: did the optimizer take a step?",
+        )
+        expect(
+            bool(np.all(got < 0)),
+            f"A has a positive element, {got.max():.3g}: such a state grows. Train log(-A).",
+        )
+        expect_close(
+            f"A for n = {n}",
+            got,
+            want,
+            "The output does not determine it better than that only if the training stopped too "
+            "early: take more updates, or larger ones.",
+            **close,
+        )
+    passed("the decays were learned through the scan")
+
+
+def _pair(answer, name):
+    """The two things that an answer consists of."""
+    returned(answer, name)
+    expect(
+        isinstance(answer, (tuple, list, np.ndarray)) and len(answer) == 2,
+        f"{name} should return two things, but returned {type(answer).__name__}"
+        + (f" of length {len(answer)}." if hasattr(answer, "__len__") else "."),
+    )
+    return answer
+
+
+def _run(function, *arguments):
+    """What the function returns, or an explanation where arrays do not fit together in it."""
+    try:
+        return function(*arguments)
+    except (ValueError, IndexError, RuntimeError) as error:
+        shapes = ", ".join(
+            str(tuple(np.shape(x))) for x in arguments if hasattr(x, "shape") or np.ndim(x)
+        )
+        with_shapes = f" with arrays of shape {shapes}" if shapes else ""
+        raise AssertionError(
+            f"{function.__name__}, called{with_shapes}, stops with: {error}. Print the shapes of "
+            "what it joins; an array that is shifted by one still has all its elements."
+        ) from error

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ssm_book.exercises import (
     check_chunk_starts,
     check_combine,
     check_exclusive_scan,
+    check_learn_decays,
     check_scan_gradient,
     check_step_floors,
 )
+from ssm_core.scan import selective_scan_fn
 
 
 def combine(first, second):
@@ -17,13 +20,21 @@ def combine(first, second):
     return a2 * a1, a2 * b1 + b2
 
 
-def combine_by_matrices(first, second):
+def queue(first, second):
+    (a1, b1), (a2, b2) = first, second
+    return a1 + a2, np.maximum(b1 + a2, b2)
+
+
+def queue_by_matrices(first, second):
+    """Products of matrices in which plus is the maximum and times is the sum."""
+
     def matrix(step):
         a, b = np.asarray(step)
-        return np.moveaxis(np.array([[a, b], [0 * a, 1 + 0 * a]]), -1, 0)  # (n, 2, 2)
+        return [[a, b], [np.full_like(a, -np.inf), np.zeros_like(a)]]
 
-    joint = matrix(second) @ matrix(first)
-    return joint[:, 0, 0], joint[:, 0, 1]
+    p, q = matrix(second), matrix(first)
+    joint = [[np.maximum(p[0][0] + q[0][j], p[0][1] + q[1][j]) for j in range(2)]]
+    return np.array(joint[0])
 
 
 def by_sweeps(a, b, combine, order=lambda before, left: (before, left)):
@@ -129,6 +140,22 @@ def gradient_by_reversal(a, x, dx, scan, shift=True):
     return g * np.r_[0.0, x[:-1]], g
 
 
+def gradient_by_shift(a, x, dx, scan, later):
+    g = scan(later[::-1], dx[::-1])[::-1]
+    return g * np.r_[0.0, x[:-1]], g
+
+
+def learn(u, delta, B, C, y, updates=300, rate=0.05, start=0.0):
+    log_rates = torch.full((1, B.shape[1]), start, requires_grad=True)
+    optimizer = torch.optim.Adam([log_rates], lr=rate)
+    for _ in range(updates):
+        optimizer.zero_grad()
+        error = selective_scan_fn(u, delta, -torch.exp(log_rates), B, C) - y
+        error.square().mean().backward()
+        optimizer.step()
+    return -torch.exp(log_rates[0]).detach()
+
+
 def gradient_by_padding(a, x, dx, scan):
     """One more step in front, so that nothing has to be shifted: it reads a_0 and is dropped."""
     flipped = scan(np.r_[0.0, a[:0:-1]], dx[::-1])
@@ -137,12 +164,12 @@ def gradient_by_padding(a, x, dx, scan):
 
 def floors(b, d, n, copy, exps):
     moved = 2 * 4 * b * d * n + 4 * d * n + 4 * 2 * b * d + 2 * 2 * b * n + 2 * 4 * d
-    return moved / copy, (b * d * n + 4 * b * d) / exps
+    return moved / copy, (b * d * n + 3 * b * d) / exps
 
 
 RIGHT = [
-    (check_combine, combine),
-    (check_combine, combine_by_matrices),
+    (check_combine, queue),
+    (check_combine, queue_by_matrices),
     (check_exclusive_scan, by_sweeps),
     (check_exclusive_scan, by_recursion),
     (check_chunk_starts, starts_by_walking),
@@ -151,6 +178,8 @@ RIGHT = [
     (check_scan_gradient, gradient_by_padding),
     (check_step_floors, floors),
     (check_step_floors, lambda *a: np.array(floors(*a))),
+    (check_learn_decays, learn),
+    (check_learn_decays, lambda *a: learn(*a, start=-0.7).numpy()),
 ]
 
 
@@ -176,12 +205,17 @@ def change_floors(memory=0, exps=0):
 
 
 WRONG = [
-    (check_combine, lambda first, second: combine(second, first), "second step acting first"),
-    (check_combine, lambda f, s: (f[0] * s[0], f[1] + s[1]), "passes through the second"),
-    (check_combine, lambda f, s: (f[0] + s[0], s[0] * f[1] + s[1]), "multiplied by in the end"),
-    (check_combine, lambda f, s: (f[0] * s[0], f[1]), "x = 0"),
+    (check_combine, lambda first, second: queue(second, first), "second step acting first"),
+    (check_combine, combine, "two steps add both"),
+    (check_combine, lambda f, s: (f[0] + s[0], np.maximum(f[1], s[1])), "passes through"),
+    (check_combine, lambda f, s: (f[0] + s[0], f[1] + s[0] + s[1]), "not their sum"),
+    (check_combine, lambda f, s: (f[0] + s[0], s[0] * f[1] + s[1]), "takes a maximum"),
+    (check_combine, lambda f, s: (np.maximum(f[0], s[0]), f[1]), "what is added"),
+    (check_combine, lambda f, s: (f[0] + s[0], f[1]), "what is left"),
     (check_combine, lambda f, s: f[0], "two things"),
+    (check_combine, lambda f, s: 3.0, "two things"),
     (check_combine, lambda f, s: None, "did you forget to return"),
+    (check_combine, lambda f, s: f[0] + np.ones(7), "stops with"),
     (check_exclusive_scan, inclusive, "states after each step"),
     (
         check_exclusive_scan,
@@ -191,7 +225,7 @@ WRONG = [
     (check_exclusive_scan, by_doubling, "Doubling the reach"),
     (check_exclusive_scan, one_by_one, "joins all pairs"),
     (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, combine), "never called"),
-    (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, c)[1], "two arrays"),
+    (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, c)[1], "two things"),
     (check_chunk_starts, ends, "ends of the chunks"),
     (check_chunk_starts, lambda *a: starts_by_walking(*a, carry=False), "forgotten all but"),
     (check_chunk_starts, lambda *a: 2 * starts_by_walking(*a), "start of the next chunk"),
@@ -201,6 +235,24 @@ WRONG = [
     (check_scan_gradient, forwards, "reverse time"),
     (check_scan_gradient, lambda *a: gradient_by_reversal(*a, shift=False), "shift a by one"),
     (check_scan_gradient, lambda a, x, dx, scan: (dx * np.r_[0.0, x[:-1]], dx), "all later states"),
+    (check_scan_gradient, lambda *a: gradient_by_shift(*a, np.r_[0.0, a[0][:-1]]), "the wrong way"),
+    (check_scan_gradient, lambda *a: gradient_by_shift(*a, np.roll(a[0], 1)), "the wrong way"),
+    (check_scan_gradient, lambda *a: gradient_by_shift(*a, a[0][1:]), "has to be there"),
+    (
+        check_scan_gradient,
+        lambda *a: [part[::-1] for part in gradient_by_reversal(*a)],
+        "turn the result",
+    ),
+    (
+        check_scan_gradient,
+        lambda a, x, dx, scan: (x[:-1] * gradient_by_reversal(a, x, dx, scan)[1], dx),
+        "stops with",
+    ),
+    (
+        check_scan_gradient,
+        lambda a, x, dx, scan: (np.r_[0.0, x[:-1]], gradient_by_reversal(a, x, dx, scan)[1]),
+        "the chain rule",
+    ),
     (
         check_scan_gradient,
         lambda a, x, dx, scan: (
@@ -220,7 +272,19 @@ WRONG = [
     (check_step_floors, change_floors(memory=lambda b, d, n: -4 * d * n), "A is read as well"),
     (check_step_floors, change_floors(memory=lambda b, d, n: 4 * (b - 1) * d * n), "memory once"),
     (check_step_floors, change_floors(memory=lambda b, d, n: 4 * b * n), "every tensor"),
-    (check_step_floors, change_floors(exps=lambda b, d, n: -4 * b * d), "Softplus and the gate"),
+    (check_step_floors, change_floors(memory=lambda b, d, n: -4 * d), "one is missing"),
+    (check_step_floors, change_floors(memory=lambda b, d, n: -8 * d), "are missing"),
+    (check_step_floors, change_floors(memory=lambda b, d, n: -2 * b * d), "Four tensors"),
+    (check_step_floors, change_floors(memory=lambda b, d, n: -4 * b * n), "B and C are read"),
+    (check_step_floors, change_floors(exps=lambda b, d, n: -3 * b * d), "Softplus and the gate"),
+    (check_step_floors, lambda *a: floors(*a)[0], "two things"),
+    (check_learn_decays, lambda *a: -learn(*a), "without their sign"),
+    (check_learn_decays, lambda *a: torch.log(-learn(*a)), "return A itself"),
+    (check_learn_decays, lambda *a: learn(*a, updates=0), "stopped too early"),
+    (check_learn_decays, lambda *a: learn(*a, updates=3), "stopped too early"),
+    (check_learn_decays, lambda *a: learn(*a) * torch.nan, "not finite"),
+    (check_learn_decays, lambda *a: learn(*a)[:, None], "one rate for each state"),
+    (check_learn_decays, lambda u, delta, B, C, y: u + torch.ones(7), "stops with"),
 ]
 
 
