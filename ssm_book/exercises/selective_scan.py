@@ -26,16 +26,15 @@ def check_combine(combine):
         a, b = _pair(_run(combine, (a1.copy(), b1.copy()), (a2.copy(), b2.copy())), "combine")
         want = a1 + a2
         hints = (
-            (
-                a1 * a2,
-                "That is for steps x -> a x + b. Here a step adds a, so two steps add both.",
-            ),
+            (a1 * a2, "That is for steps x -> a x + b. Here a step adds a, so two steps add both."),
         )
         expect_close(
             "a of the joint step",
             a,
             want,
-            reason(a, want, hints, "Let x be very large, so that it wins both times: what is added?"),
+            reason(
+                a, want, hints, "Let x be very large, so that it wins both times: what is added?"
+            ),
         )
         want = np.maximum(b1 + a2, b2)
         hints = (
@@ -199,7 +198,7 @@ def check_scan_gradient(scan_gradient):
         a, b, dx = rng.uniform(-1.0, 1.0, L), rng.standard_normal(L), rng.standard_normal(L)
         calls = 0
 
-        def scan(a, b):
+        def scan(a, b, L=L):
             nonlocal calls
             calls += 1
             a, b = np.asarray(a), np.asarray(b)
@@ -224,7 +223,7 @@ def check_scan_gradient(scan_gradient):
         before = np.r_[0.0, x[:-1]]
         got_a, got_b = (np.asarray(part) for part in answer)
 
-        def reversed_scan(decays):
+        def reversed_scan(decays, dx=dx):
             return scan(decays[::-1], dx[::-1])[::-1]
 
         hints = (
@@ -232,10 +231,7 @@ def check_scan_gradient(scan_gradient):
                 scan(a, dx),
                 "The gradient comes from later states: reverse time, scan, and reverse it again.",
             ),
-            (
-                g[::-1],
-                "Reversed time came out again: turn the result of the scan around as well.",
-            ),
+            (g[::-1], "Reversed time came out again: turn the result of the scan around as well."),
             (
                 reversed_scan(a),
                 "The way from x_{k+1} back to x_k leads through a_{k+1}: shift a by one.",
