@@ -206,7 +206,8 @@ def jacobian_norms(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> Real
     Equation eq-jacobian-product. Source: Pascanu, Mikolov and Bengio (2013).
 
     Example:
-        A linear recurrence forgets at the rate of W alone, tanh only forgets faster:
+        One unit, without a tanh and with it. (For a single unit the tanh can only lower the norms;
+        with more units it lowers their bound, |W|^k.)
 
         >>> from ssm_core.rnn import jacobian_norms, rnn
         >>> h = rnn([1.0, 1.0, 1.0], W=[[0.5]], U=[[1.0]], b=[0.0])

@@ -32,7 +32,7 @@ def check_forget_bias(forget_bias):
 
 
 def check_transient(transient):
-    """Check ``transient(radius, peak) -> W`` with decaying eigenvalues and growing powers."""
+    """Check ``transient(radius, peak) -> W`` of norm at most 2 whose powers grow before they decay."""
     for radius, peak in ((0.5, 10.0), (0.9, 100.0), (0.99, 3.0)):
         W = transient(radius, peak)
         expect(W is not None, "transient returned None: did you forget to return W?")
@@ -40,10 +40,24 @@ def check_transient(transient):
         expect(W.ndim == 2 and W.shape[0] == W.shape[1], f"W has shape {W.shape}, expected (N, N).")
         expect(np.all(np.isfinite(W)), "W is not finite everywhere.")
         largest = float(np.abs(np.linalg.eigvals(W)).max())
+        why = (
+            "The eigenvalues of a triangular matrix are its diagonal; what stands above it is free."
+        )
+        triangular = np.array_equal(W, np.triu(W)) or np.array_equal(W, np.tril(W))
+        if abs(largest - radius) < 0.1 and not triangular:
+            why = (
+                "This can be rounding alone: eigenvalues of a matrix so far from normal are "
+                "ill-conditioned. Those of a triangular matrix are exactly its diagonal."
+            )
         expect(
             abs(largest - radius) < 1e-3 * radius,
-            f"The spectral radius is {largest:.4f}, expected {radius}. The eigenvalues of a "
-            "triangular matrix are its diagonal; what stands above it is free.",
+            f"The spectral radius is computed as {largest:.4f}, expected {radius}. {why}",
+        )
+        norm = float(np.linalg.norm(W, 2))
+        expect(
+            norm <= 2 + 1e-9,
+            f"The norm of W itself is {norm:.3g}, expected at most 2: no single step may more than "
+            "double a vector. The growth has to come from many steps.",
         )
         norms, power = [], np.eye(len(W))
         for _ in range(500):
@@ -55,7 +69,7 @@ def check_transient(transient):
                 "the power of the spectral radius. It needs eigenvectors that are not orthogonal."
             )
         else:
-            why = "Make the entry above the diagonal larger."
+            why = "What has arrived in the last unit only decays. Let a change pass through more units."
         expect(
             max(norms) >= peak,
             f"The largest norm of a power is {max(norms):.3g}, expected at least {peak:g}. {why}",
@@ -64,12 +78,12 @@ def check_transient(transient):
 
 
 def check_bptt(gradients):
-    """Check ``gradients(u, W, U, b, c) -> (dW, dU, db)`` of c · h[L-1], by forward sensitivities."""
+    """Check ``gradients(u, W, U, b, c) -> (dW, dU, db)`` of the sum of c[k] · h[k] over all k."""
     rng = np.random.default_rng(1)
     for N, M, L in ((1, 1, 1), (3, 1, 2), (4, 2, 9)):
         W = with_spectral_radius(rng.standard_normal((N, N)), 1.1)
-        U, b, c = rng.standard_normal((N, M)), rng.standard_normal(N), rng.standard_normal(N)
-        u = rng.standard_normal((L, M))
+        U, b = rng.standard_normal((N, M)), rng.standard_normal(N)
+        u, c = rng.standard_normal((L, M)), rng.standard_normal((L, N))
         answer = gradients(*(value.copy() for value in (u, W, U, b, c)))
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
@@ -163,6 +177,12 @@ def check_is_convolution(is_convolution):
         ),
         (
             False,
+            lambda u: recurrent("identity")(np.clip(u, -1.5, 1.5)),
+            "an amplifier that clips: linear up to an input of 1.5, so that an impulse of height 1 and "
+            "small signals hide it; try large ones as well",
+        ),
+        (
+            False,
             recurrent("identity", b=0.3),
             "a linear recurrence with a bias: nothing in, something out",
         ),
@@ -183,7 +203,7 @@ def check_is_convolution(is_convolution):
             isinstance(got, (bool, np.bool_)), f"is_convolution returned {got!r}, expected a bool."
         )
         expect(bool(got) == want, f"You say {bool(got)}, expected {want}: this is {what}.")
-    passed("convolutions and impostors told apart, eight of eight")
+    passed("convolutions and impostors told apart, nine of nine")
 
 
 def check_scan(scan):
@@ -286,11 +306,12 @@ def _unshifted(u, W, U, b, iterations):
 
 
 def _sensitivities(u, W, U, b, c):
-    """The gradients of c · h[L-1], from dh/dW, dh/dU and dh/db carried forward in time."""
+    """The gradients of the sum of c[k] · h[k], from dh/dW, dh/dU and dh/db carried forward."""
     N, M = U.shape
     h = np.zeros(N)
     hW, hU, hb = np.zeros((N, N, N)), np.zeros((N, N, M)), np.zeros((N, N))
-    for u_k in u:
+    total = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b)
+    for u_k, c_k in zip(u, c):
         hW, hU, hb = (np.tensordot(W, s, 1) for s in (hW, hU, hb))
         i = np.arange(N)
         hW[i, i] += h
@@ -299,7 +320,8 @@ def _sensitivities(u, W, U, b, c):
         h = np.tanh(W @ h + U @ u_k + b)
         slope = 1 - h**2
         hW, hU, hb = slope[:, None, None] * hW, slope[:, None, None] * hU, slope[:, None] * hb
-    return tuple(np.tensordot(c, s, 1) for s in (hW, hU, hb))
+        total = tuple(t + np.tensordot(c_k, s, 1) for t, s in zip(total, (hW, hU, hb)))
+    return total
 
 
 def _wrong_gradients(u, W, U, b, c):
@@ -307,9 +329,12 @@ def _wrong_gradients(u, W, U, b, c):
     h = rnn(u, W, U, b)
     before = np.vstack([np.zeros(len(W)), h[:-1]])
 
-    def walk(back, states, steps, slope=True):
-        dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), c
-        for k in range(len(u) - 1, max(len(u) - 1 - steps, -1), -1):
+    last_only = np.vstack([np.zeros_like(c[:-1]), c[-1:]])
+
+    def walk(back=W.T, states=before, slope=True, passed_on=1, c=c):
+        dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), np.zeros(len(W))
+        for k in reversed(range(len(u))):
+            delta = passed_on * delta + c[k]
             a = delta * (1 - h[k] ** 2) if slope else delta
             dW, dU, db = dW + np.outer(a, states[k]), dU + np.outer(a, u[k]), db + a
             delta = back @ a
@@ -317,13 +342,18 @@ def _wrong_gradients(u, W, U, b, c):
 
     return (
         (
-            "That is the last step alone: the same weights act at every step, so add up all of them.",
-            walk(W.T, before, 1),
+            "That is the gradient of the last output alone: c[k] @ h[k] counts for every k.",
+            walk(c=last_only),
         ),
-        ("The step back goes through the transpose of W.", walk(W, before, len(u))),
+        (
+            "Each step knows its own output only: h[k] also influences the loss through h[k+1], so "
+            "hand delta on to the step before.",
+            walk(passed_on=0),
+        ),
+        ("The step back goes through the transpose of W.", walk(back=W)),
         (
             "The weight W acts on the state before the step: h[k-1], and zero for k = 0.",
-            walk(W.T, h, len(u)),
+            walk(states=h),
         ),
-        ("The slope of tanh, 1 - h[k]**2, is missing.", walk(W.T, before, len(u), slope=False)),
+        ("The slope of tanh, 1 - h[k]**2, is missing.", walk(slope=False)),
     )

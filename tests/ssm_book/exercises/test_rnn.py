@@ -51,17 +51,23 @@ def test_forget_bias_wrong(answer, why, explains):
 # check_transient
 
 
-def transient_by_corner(radius, peak):
-    return [[radius, peak], [0.0, radius]]
-
-
 def transient_by_chain(radius, peak):
-    turn = orthogonal(4, 0)  # not triangular to the eye
-    chain = np.diag(radius * np.array([1.0, 0.5, 0.25, -0.3])) + peak * 2 * np.eye(4, k=1)
-    return turn @ chain @ turn.T
+    N = 4 + int(2 * np.log2(peak))
+    return radius * np.eye(N) + (2 - radius) * np.eye(N, k=1)
 
 
-@pytest.mark.parametrize("answer", [transient_by_corner, transient_by_chain])
+def transient_backwards(radius, peak):
+    """Lower triangular, with eigenvalues that differ."""
+    return np.diag(radius * np.linspace(1, 0.5, 20)) + (2 - radius) * np.eye(20, k=-1)
+
+
+def transient_turned(radius, peak):
+    """Right in exact arithmetic: the chain in other coordinates."""
+    turn = orthogonal(len(transient_by_chain(radius, peak)), 0)
+    return 0.999 * turn @ transient_by_chain(radius / 0.999, peak) @ turn.T
+
+
+@pytest.mark.parametrize("answer", [transient_by_chain, transient_backwards])
 def test_transient_right(answer, accepts):
     accepts(check_transient, answer)
 
@@ -71,7 +77,9 @@ def test_transient_right(answer, accepts):
     [
         (lambda radius, peak: radius * np.eye(2), "W is normal"),
         (lambda radius, peak: np.diag([peak, radius]), "spectral radius is"),
-        (lambda radius, peak: [[radius, 0.1], [0.0, radius]], "larger"),
+        (transient_turned, "rounding alone"),
+        (lambda radius, peak: [[radius, peak], [0.0, radius]], "more than double"),
+        (lambda radius, peak: [[radius, 1.0], [0.0, radius]], "more units"),
         (lambda radius, peak: [radius, peak], "shape"),
         (lambda radius, peak: [[np.nan, 1.0], [0.0, 1.0]], "not finite"),
         (lambda radius, peak: None, "forget to return"),
@@ -84,14 +92,16 @@ def test_transient_wrong(answer, why, explains):
 # check_bptt
 
 
-def walk(u, W, U, b, c, *, back=None, states=None, steps=None, slope=lambda h: 1 - h**2):
+def walk(u, W, U, b, c, *, back=None, states=None, slope=lambda h: 1 - h**2, last=False, on=True):
     h = rnn(u, W, U, b)
     states = np.vstack([np.zeros(len(W)), h[:-1]]) if states is None else states(h)
-    dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), c
-    for k in list(reversed(range(len(u))))[:steps]:
+    dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), np.zeros(len(W))
+    for k in reversed(range(len(u))):
+        if not last or k == len(u) - 1:
+            delta = delta + c[k]
         a = slope(h[k]) * delta
         dW, dU, db = dW + np.outer(a, states[k]), dU + np.outer(a, u[k]), db + a
-        delta = (W.T if back is None else back(W)) @ a
+        delta = on * ((W.T if back is None else back(W)) @ a)
     return dW, dU, db
 
 
@@ -100,11 +110,12 @@ def by_products_of_jacobians(u, W, U, b, c):
     J, L = rnn_jacobians(W, h), len(h)
     inputs = np.column_stack([np.vstack([np.zeros(len(W)), h[:-1]]), u, np.ones(L)])
     total = 0
-    for k in range(L):
-        row = c
-        for j in range(L - 1, k, -1):
-            row = row @ J[j]
-        total = total + np.outer(row * (1 - h[k] ** 2), inputs[k])
+    for end in range(L):
+        for k in range(end + 1):
+            row = c[end]
+            for j in range(end, k, -1):
+                row = row @ J[j]
+            total = total + np.outer(row * (1 - h[k] ** 2), inputs[k])
     return [total[:, : len(W)], total[:, len(W) : -1], total[:, -1]]
 
 
@@ -116,7 +127,8 @@ def test_bptt_right(answer, accepts):
 @pytest.mark.parametrize(
     "options, why",
     [
-        ({"steps": 1}, "last step alone"),
+        ({"last": True}, "last output alone"),
+        ({"on": False}, "hand delta on"),
         ({"back": lambda W: W}, "transpose"),
         ({"states": lambda h: h}, "state before the step"),
         ({"slope": np.ones_like}, "slope of tanh"),
@@ -214,6 +226,12 @@ def small_signals_only(system, L):
     return bool(np.allclose(system(u), causal_convolution(u, system(np.eye(1, L)[0]))))
 
 
+def impulse_and_a_small_signal(system, L):
+    u = 1e-3 * np.random.default_rng(0).standard_normal(L)
+    convolved = causal_convolution(u, system(np.eye(1, L)[0]))
+    return bool(np.allclose(system(u), convolved, rtol=0, atol=1e-10))
+
+
 def scaling_only(system, L):
     u = np.random.default_rng(0).standard_normal(L)
     return bool(np.allclose(system(2 * u), 2 * system(u)))
@@ -228,6 +246,7 @@ def linearity_only(system, L):
     "answer, why",
     [
         (small_signals_only, "large ones as well"),
+        (impulse_and_a_small_signal, "an amplifier that clips"),
         (scaling_only, "add two signals"),
         (linearity_only, "gain that grows with k"),
         (lambda system, L: False, "linear recurrence from a zero state"),
