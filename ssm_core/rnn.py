@@ -207,7 +207,7 @@ def jacobian_norms(W: ArrayLike, h: ArrayLike, activation: str = "tanh") -> Real
 
     Example:
         One unit, without a tanh and with it. (For a single unit the tanh can only lower the norms;
-        with more units it lowers their bound, |W|^k.)
+        with more units it lowers their bound, the k-th power of the norm of W.)
 
         >>> from ssm_core.rnn import jacobian_norms, rnn
         >>> h = rnn([1.0, 1.0, 1.0], W=[[0.5]], U=[[1.0]], b=[0.0])
