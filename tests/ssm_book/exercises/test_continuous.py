@@ -121,18 +121,37 @@ def test_settle_wrong(answer, why, explains):
 # check_learn_spring
 
 
-def _residuals(kb, t, u, y):
-    k, b = kb
-    return ContinuousSSM([[0, 1], [-k, -b]], [[0], [1]], [[1, 0]]).simulate(u, t) - y
+def _misses(guess, t, u, y):
+    """Errors of a guess of stiffness, friction and, if it goes on, the state at the start."""
+    k, b, *x0 = guess
+    system = ContinuousSSM([[0, 1], [-k, -b]], [[0], [1]], [[1, 0]])
+    return system.simulate(u, t, x0 or None) - y
 
 
 def learn_by_least_squares(t, u, y, start=(20.0, 5.0)):
-    return least_squares(_residuals, start, bounds=(0.5, 200), args=(t, u, y)).x
+    limits = [0.5, 0.5, -np.inf, -np.inf], [200, 200, np.inf, np.inf]
+    return least_squares(_misses, [*start, y[0], 0.0], bounds=limits, args=(t, u, y)).x[:2]
 
 
 def learn_by_nelder_mead(t, u, y):
-    loss = lambda kb: np.sum(_residuals(kb, t, u, y) ** 2)
+    """The state at the start enters linearly: it is solved for within the search."""
+
+    def loss(kb):
+        rest = _misses(kb, t, u, y)
+        free = np.stack([_misses([*kb, *e], t, 0 * u, 0 * y) for e in np.eye(2)], axis=1)
+        return np.linalg.lstsq(free, rest, rcond=None)[1].item()
+
     return tuple(minimize(loss, [30.0, 10.0], method="Nelder-Mead", options={"xatol": 1e-2}).x)
+
+
+def learn_from(state):
+    def answer(t, u, y):
+        start = state(y)
+        return least_squares(
+            lambda kb: _misses([*kb, *start], t, u, y), [20.0, 5.0], bounds=(0.5, 200)
+        ).x
+
+    return answer
 
 
 @pytest.mark.parametrize("answer", [learn_by_least_squares, learn_by_nelder_mead])
@@ -140,7 +159,7 @@ def test_learn_spring_right(answer, accepts):
     accepts(check_learn_spring, answer)
 
 
-@pytest.mark.parametrize("start", [(1.0, 1.0), (100.0, 1.0)])
+@pytest.mark.parametrize("start", [(1.0, 1.0), (100.0, 1.0), (100.0, 100.0)])
 def test_learn_spring_can_be_solved_from_far_away(start, accepts):
     accepts(check_learn_spring, lambda t, u, y: learn_by_least_squares(t, u, y, start))
 
@@ -154,6 +173,11 @@ def test_learn_spring_can_be_solved_from_far_away(start, accepts):
         (lambda t, u, y: -learn_by_least_squares(t, u, y), "entries of A"),
         (lambda t, u, y: learn_by_least_squares(t, u, y) * [1, 1.3], "are both of them fitted"),
         (lambda t, u, y: (30.0, 2.0), "Some other pair"),
+        (lambda t, u, y: (1e9, 2.0), "between 1 and 100"),
+        (lambda t, u, y: (np.nan, 2.0), "returns"),
+        (learn_from(lambda y: (0.0, 0.0)), "best fit of a mass at rest"),
+        (learn_from(lambda y: (y[0], 0.0)), "fit its velocity as well"),
+        (lambda t, u, y: np.ones(3) @ np.ones(2), "learn_spring stops with"),
     ],
 )
 def test_learn_spring_wrong(answer, why, explains):
@@ -226,7 +250,23 @@ def exponential_by_pade(A):
     return np.linalg.matrix_power(solve(q, p), 2**s)
 
 
-@pytest.mark.parametrize("answer", [exponential_by_pade, expm])
+def exponential_by_series(A, more=0, terms=20, norm=lambda A: np.linalg.norm(A, 1) or 0.5):
+    """Scaling and squaring, with ``more`` halvings than are needed."""
+    halvings = max(0, int(np.ceil(np.log2(norm(A)))) + 1) + more
+    result = series(A / 2**halvings, terms)
+    for _ in range(halvings):
+        result = result @ result
+    return result
+
+
+def with_halvings(number):
+    def answer(A):
+        return np.linalg.matrix_power(series(A / 2.0**number, 20), 2**number)
+
+    return answer
+
+
+@pytest.mark.parametrize("answer", [exponential_by_pade, exponential_by_series, expm])
 def test_exponential_right(answer, accepts):
     accepts(check_exponential, answer)
 
@@ -258,6 +298,12 @@ def test_no_error_of_numpy_reaches_the_reader(check, explains):
         (exponential_by_eigenvectors, "one eigenvector only"),
         (exponential_by_eigenvectors_plainly, "one eigenvector only"),
         (lambda A: series(A)[0], "has shape"),
+        (lambda A: exponential_by_series(A, more=40), "halve the matrix too often"),
+        (with_halvings(45), "halve the matrix too often"),
+        (with_halvings(60), "halve the matrix too often"),
+        (lambda A: exponential_by_series(A, terms=3), "one number"),
+        (lambda A: exponential_by_series(A, norm=np.linalg.norm), "no logarithm"),
+        (lambda A: -expm(A), "as a share of its norm, is off by up to 2"),
     ],
 )
 def test_exponential_wrong(answer, why, explains):
@@ -267,11 +313,13 @@ def test_exponential_wrong(answer, why, explains):
 # check_observer
 
 
-def gain_by_ackermann(A, C, poles):
+def gain_by_ackermann(A, C, poles, order=1, unit=-1):
     N = len(A)
     O = np.vstack([C @ np.linalg.matrix_power(A, j) for j in range(N)])
-    chi = sum(c * np.linalg.matrix_power(A, N - j) for j, c in enumerate(np.poly(poles).real))
-    return chi @ solve(O, np.eye(N)[:, -1:])
+    chi = sum(
+        c * np.linalg.matrix_power(A, N - j) for j, c in enumerate(np.poly(poles).real[::order])
+    )
+    return chi @ solve(O, np.eye(N)[:, [unit]])
 
 
 def gain_by_scipy(A, C, poles):
@@ -293,6 +341,8 @@ def test_observer_right(answer, accepts):
         (lambda A, C, poles: gain_by_ackermann(A, C, poles)[:, 0], "expected a column"),
         (lambda A, C, poles: -gain_by_ackermann(A, C, poles), "other way round"),
         (lambda A, C, poles: 0 * C.T, "Compare the coefficients"),
+        (lambda A, C, poles: gain_by_ackermann(A, C, poles, order=-1), "wrong order"),
+        (lambda A, C, poles: gain_by_ackermann(A, C, poles, unit=0), "the last unit vector"),
         (lambda A, C, poles: C.T / 0.0 if C.all() else C.T, "not finite"),
     ],
 )
