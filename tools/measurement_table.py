@@ -77,9 +77,24 @@ def _scan():
     for row in measurements(name)["rows"]:
         ratio = row["times_faster_than_baseline"]
         yield _row(
-            f"Triton scan against the CUDA kernel, b {row['b']}, d {row['d']}, "
+            f"portable scan against the CUDA kernel, b {row['b']}, d {row['d']}, "
             f"L {row['L']}, n {row['n']}",
             f"{ratio['forward']:.2f} times as fast forward, {ratio['backward']:.2f} back",
+            name,
+            "selective_scan",
+        )
+    name = "scan-h200"
+    for row in measurements(name)["rows"]:
+        ours, cuda = (row["contenders"][who] for who in ("ours", "mamba_ssm"))
+        forward, backward = (
+            cuda["seconds"][way]["median"] / ours["seconds"][way]["median"]
+            for way in ("forward", "backward")
+        )
+        memory = ours["peak_bytes"] / cuda["peak_bytes"]
+        yield _row(
+            f"fast scan against the CUDA kernel, b {row['b']}, d {row['d']}, "
+            f"L {row['L']}, n {row['n']}",
+            f"{forward:.2f} times as fast forward, {backward:.2f} back, {memory:.2f} times its memory",
             name,
             "selective_scan",
         )
