@@ -1,6 +1,7 @@
 """The book's own extensions of Sphinx, on a book of a few lines."""
 
 import base64
+import importlib
 import pathlib
 import re
 import subprocess
@@ -198,3 +199,67 @@ def test_terms_of_the_glossary_are_in_the_index(built):
     for link in links:
         page, _, place = link.partition("#")
         assert f'id="{place}"' in built[0][page.removesuffix(".html")]
+
+
+# lean pages
+
+
+@pytest.fixture(scope="module")
+def lean():
+    sys.path.insert(0, str(TOOLS))
+    try:
+        yield importlib.import_module("lean_pages")
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+HEAD = (
+    '<link rel="preload" as="script" href="_static/scripts/fontawesome.js?digest=1" />\n'
+    '<script defer src="_static/scripts/fontawesome.js?digest=1"></script>\n'
+    '<script src="_static/searchtools.js"></script>\n<script src="searchindex.js"></script>\n'
+    '<script src="_static/doctools.js"></script>\n'
+)
+
+
+def test_only_the_page_that_searches_loads_the_search(lean):
+    names = re.compile(r"(\w+)\.js")
+    assert names.findall(lean.without_scripts(HEAD, searches=False)) == ["doctools"]
+    searching = names.findall(lean.without_scripts(HEAD, searches=True))
+    assert searching == ["searchtools", "searchindex", "doctools"]
+
+
+def test_icons_keep_what_the_theme_looks_for(lean):
+    icon = '<i class="theme-switch fa-solid fa-moon fa-lg" data-mode="dark" title="Dark"></i>'
+    svg = lean.ICON.sub(lean.as_svg, icon)
+    assert svg.startswith(
+        '<svg class="icon theme-switch fa-solid fa-moon fa-lg" data-mode="dark" title="Dark" viewBox='
+    )
+    assert lean.ICON.sub(lean.as_svg, svg) == svg
+
+
+def test_an_icon_that_is_missing_is_said(lean, caplog):
+    icon = '<span class="fa-solid fa-no-such-icon"></span>'
+    assert lean.ICON.sub(lean.as_svg, icon) == icon
+
+
+def test_images_say_their_size(lean, tmp_path):
+    dot = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    )
+    (tmp_path / "dot.png").write_bytes(dot)
+    (tmp_path / "box.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 36"/>', encoding="utf-8"
+    )
+    sizes = {path.name: lean.size_of(path) for path in tmp_path.iterdir()}
+    assert sizes == {"dot.png": (1, 1), "box.svg": (96, 48)}
+
+    def sized(html):
+        return lean.IMAGE.sub(lambda found: lean.with_size(found, sizes), html)
+
+    once = sized('<img alt="A dot" src="../_images/dot.png" />')
+    assert once == (
+        '<img alt="A dot" src="../_images/dot.png" width="1" height="1" loading="lazy" decoding="async" />'
+    )
+    assert sized(once) == once
+    other = '<img alt="Elsewhere" src="https://example.org/_static/logo.png" />'
+    assert sized(other) == other

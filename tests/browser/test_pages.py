@@ -36,6 +36,8 @@ def test_text_stands_out(page, scheme):
 def test_figures_stand_out(page, scheme):
     page.show(scheme, 1280)
     for figure in page.tab.locator("article img, .ssm-widget canvas, .ssm-film svg").all():
+        figure.scroll_into_view_if_needed()
+        figure.evaluate("(e) => e.decode?.()")  # pictures load when they are near
         pixels = plt.imread(io.BytesIO(figure.screenshot()))
         problems = faint(pixels, scheme)
         rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
