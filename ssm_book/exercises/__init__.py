@@ -74,11 +74,11 @@ from ssm_book.exercises.rnn import (
 from ssm_book.exercises.s4 import (
     check_circle,
     check_dt_for,
-    check_kernel_of,
     check_low_rank_legt,
     check_modes_to_kernel,
     check_start,
     check_transfer,
+    check_wrong_length,
 )
 from ssm_book.exercises.selective_scan import (
     check_chunk_starts,

@@ -2,22 +2,22 @@
 
 import contextlib
 import functools
+import time
 import tracemalloc
 
 import numpy as np
 
 from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
 from ssm_core.hippo import transition
-from ssm_core.lti import DiscreteSSM
 
 __all__ = [
     "check_circle",
     "check_dt_for",
-    "check_kernel_of",
     "check_low_rank_legt",
     "check_modes_to_kernel",
     "check_start",
     "check_transfer",
+    "check_wrong_length",
 ]
 
 
@@ -29,7 +29,7 @@ def check_dt_for(dt_for):
     """
     for a, n in ((1.0, 1), (0.5, 100), (3.0, 7)):
         for method in ("zoh", "bilinear"):
-            dt = float(returned(dt_for(a, n, method), "dt_for"))
+            dt = _number(dt_for(a, n, method), f"dt_for({a}, {n}, {method!r})")
             expect(dt > 0, f"dt_for({a}, {n}, {method!r}) is {dt}; a step is above 0.")
             if method == "zoh":
                 want = np.log(2) / (a * n)
@@ -47,8 +47,8 @@ def check_dt_for(dt_for):
                 ),
                 (
                     np.log(2) / (a * n),
-                    "That is the step of the zero-order hold; the bilinear rule "
-                    "multiplies by (1 - a dt/2) / (1 + a dt/2).",
+                    "That is the step of the zero-order hold; one step of the bilinear rule "
+                    "multiplies the mode by another factor.",
                 ),
                 (np.log(2) / n, "The eigenvalue is -a: a fast mode needs a small step."),
             )
@@ -56,56 +56,63 @@ def check_dt_for(dt_for):
                 f"dt_for({a}, {n}, {method!r})",
                 dt,
                 want,
-                reason(dt, want, hints, "In one step the mode must shrink by 2^(-1/n)."),
+                reason(dt, want, hints, "After n steps of the rule one half must be left."),
             )
     passed("a step for every time scale, in two rules")
 
 
-def check_kernel_of(kernel_of):
-    """Check ``kernel_of(step, zero, L)``: the kernel of a system that is known by its steps.
+def _number(value, name):
+    """The value as a float, or what is wrong with it."""
+    returned(value, name)
+    expect(value is not ..., f"{name} returns ...: replace the dots by your answer.")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise AssertionError(f"{name} returns {value!r}; expected one number.") from None
+
+
+def check_wrong_length(wrong_length):
+    """Check ``wrong_length(K, L, M)``: what an inverse FFT at M roots makes of a C tilde for L roots.
 
     Args:
-        kernel_of (callable): takes step (u, x) -> (y, x), the zero state and the length; returns
-            float64 (L,).
+        wrong_length (callable): takes the kernel float64 (T,) until it has died out, with
+            T >= L + M, and both lengths; returns float64 (M,).
     """
     rng = np.random.default_rng(0)
-    for N, L in ((1, 1), (3, 40)):
-        A = rng.standard_normal((N, N)) / (2 * np.sqrt(N))
-        B, C, D = rng.standard_normal((N, 1)), rng.standard_normal((1, N)), rng.standard_normal()
-        system = DiscreteSSM(A, B, C, [[D]], 1.0)
-        inputs = []
+    for N, L, M in ((1, 6, 6), (3, 12, 6), (3, 5, 10), (4, 9, 4), (2, 7, 11)):
+        A = rng.standard_normal((N, N))
+        A *= 0.7 / np.abs(np.linalg.eigvals(A)).max()
+        B, C = rng.standard_normal(N), rng.standard_normal(N)
+        K = np.array([C @ np.linalg.matrix_power(A, j) @ B for j in range(200)])
+        case = f"wrong_length for L = {L}, M = {M}"
+        got = returned(wrong_length(K.copy(), L, M), "wrong_length")
+        expect(got is not ..., "wrong_length returns ...: replace the dots by your answer.")
+        got = np.asarray(got, dtype=float)
+        expect(got.shape == (M,), f"{case} has shape {got.shape}; M = {M} roots give {(M,)}.")
+        tilde = C - C @ np.linalg.matrix_power(A, L)
+        z = np.exp(-2j * np.pi * np.arange(M) / M)
+        want = np.fft.ifft([tilde @ np.linalg.solve(np.eye(N) - x * A, B) for x in z]).real
+        late = np.r_[K[L:], np.zeros(L)]
 
-        def step(u, x, system=system, inputs=inputs):
-            inputs.append(u)
-            y, x = system.step(u, x)
-            return float(y), x
+        def folded(x, M=M):
+            return np.pad(x, (0, -len(x) % M)).reshape(-1, M).sum(axis=0)
 
-        got = np.asarray(returned(kernel_of(step, np.zeros(N), L), "kernel_of"), dtype=float)
-        want = system.kernel(L)[:, 0, 0]
         hints = (
+            (K[:M], "That is the kernel of C; the row here is C tilde."),
             (
-                np.cumsum(want),
-                "Those are the responses to a constant input; let only the first input be 1.",
+                (K - late)[:M],
+                "That is what a recurrence with C tilde returns. But M roots cannot tell "
+                "z^j from z^(j + M).",
             ),
-            (
-                np.r_[want[1:], (C @ np.linalg.matrix_power(A, L) @ B).item()],
-                "The first sample is missing: K_0 is what comes out in the step that takes the 1 in.",
-            ),
-            (
-                np.r_[want[0] - D, want[1:]],
-                "D is a part of K_0: the input reaches the output in the same step.",
-            ),
+            (folded(K), "That folds the kernel of C; the row here is C tilde."),
+            (folded(K + late), "C tilde is C minus C A^L: look at the sign."),
         )
-        expect_close(
-            f"the kernel of length {L}",
-            got,
-            want,
-            reason(got, want, hints, "The kernel is the answer to 1, 0, 0, …"),
+        why = (
+            "What is the kernel of C tilde, sample by sample? And which of its samples have the "
+            "same powers of z at all M roots?"
         )
-        expect(
-            len(inputs) <= 2 * L, f"{len(inputs)} steps for a kernel of length {L}; L are enough."
-        )
-    passed("an impulse in, the kernel out")
+        expect_close(case, got, want, reason(got, want, hints, why))
+    passed("what C tilde becomes at another length")
 
 
 def check_low_rank_legt(low_rank_legt):
@@ -140,68 +147,79 @@ def check_low_rank_legt(low_rank_legt):
 
 
 def check_transfer(transfer):
-    """Check ``transfer(Lambda, P, B, C, s)``: C (s - Lambda + P P*)^-1 B by four sums.
+    """Check ``transfer(Lambda, P, B, C, s)``: C (s - Lambda + P P*)^-1 B, with r columns in P.
 
     Neither a solver nor a matrix of the size of the state is allowed: solvers are watched while the
-    answer runs, and the memory for a large state is measured.
+    answer runs, and the memory for a large state is measured. Systems of r equations may be solved.
 
     Args:
-        transfer (callable): takes complex128 (N,) four times and points (F,); returns (F,).
+        transfer (callable): takes complex128 (N,), (N, r), (N,), (N,) and points (F,); returns (F,).
     """
     rng = np.random.default_rng(1)
 
     def draw(*shape):
         return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
 
-    def answer(*args):
+    def answer(Lambda, P, B, C, s):
         try:
-            with _no_solver() as used:
-                got = returned(transfer(*args), "transfer")
+            with _no_solver(P.shape[1]) as used:
+                got = returned(transfer(Lambda, P, B, C, s), "transfer")
         except ValueError as error:
             if "broadcast" not in str(error) and "mismatch" not in str(error):
                 raise
             raise AssertionError(
-                f"NumPy says: {error}. Lambda (N,) and s (F,) have different lengths. Every point "
-                "meets every eigenvalue: s[:, None] - Lambda is a table with a row for each point."
+                f"NumPy says: {error}. Here Lambda, B and C are {Lambda.shape}, P is {P.shape} and s is "
+                f"{s.shape}. Every point meets every eigenvalue: s[:, None] - Lambda is a table with a "
+                "row for each point."
             ) from None
         expect(
             not used,
-            f"transfer calls numpy.linalg.{used[0] if used else ''}. The four sums need no solver.",
+            f"transfer calls numpy.linalg.{used[0] if used else ''} for a matrix larger than r x r. "
+            "Only the r numbers P* x have to be solved for.",
         )
+        expect(got is not ..., "transfer returns ...: replace the dots by your answer.")
         return np.asarray(got)
 
-    for N, F in ((2, 5), (1, 3), (30, 40), (7, 7)):
-        P, B, C = draw(3, N)
+    for N, F, r in ((4, 5, 1), (5, 3, 2), (30, 40, 2), (7, 7, 1), (6, 6, 3)):
+        P, B, C = draw(N, r), draw(N), draw(N)
         Lambda, s = draw(N) - 3, draw(F) + 3
-        dense = np.diag(Lambda) - np.outer(P, P.conj())
+        R = 1 / (s[:, None] - Lambda)
+        CB, CP, PB = R @ (C * B), (R * C) @ P, (R * B) @ P.conj()
+        PP = np.einsum("fn,nk,nl->fkl", R, P.conj(), P)
+
+        def joined(sign, inner, CB=CB, CP=CP, PB=PB):
+            """C R B plus or minus the rest, with this r x r matrix at each point."""
+            return CB + sign * (CP * np.linalg.solve(inner, PB[..., None])[..., 0]).sum(axis=1)
 
         def solved(A, column, row, points=s):
             return np.array([row @ np.linalg.solve(x * np.eye(len(A)) - A, column) for x in points])
 
+        one, dense = np.eye(r), np.diag(Lambda) - P @ P.conj().T
         got = answer(Lambda, P, B, C, s)
         want = solved(dense, B, C)
         hints = (
-            (solved(np.diag(Lambda), B, C), "That is the diagonal part alone."),
+            (CB, "That is the diagonal part alone."),
             (solved(dense, B, C.conj()), "C is a row already: it is not conjugated."),
-            (solved(np.diag(Lambda) - np.outer(P, P), B, C), "P* is the conjugate of P."),
+            (solved(np.diag(Lambda) - P @ P.T, B, C), "P* is the conjugate of P, transposed."),
             (
-                solved(np.diag(Lambda) + np.outer(P, P.conj()), B, C),
-                "That is Lambda + P P*: look at the sign in 1 + P* R P, and at the one before it.",
+                joined(1, one - PP),
+                "That is Lambda + P P*: look at the sign of P q in (s - Lambda) x = B - P q.",
+            ),
+            (joined(1, one + PP), "Look at the sign of P q in x = R (B - P q)."),
+            (joined(-1, one - PP), "Look at the sign in the equation for q."),
+            (
+                CB - (CP * PB / (1 + np.einsum("fkk->fk", PP))).sum(axis=1),
+                "The r numbers in q = P* x are not independent: each of their equations has all of them.",
             ),
         )
         expect_close(
-            f"transfer for N = {N}",
+            f"transfer for N = {N} and {r} columns",
             got,
             want,
-            reason(
-                got,
-                want,
-                hints,
-                "C R B - (C R P)(P* R B) / (1 + P* R P) with R = 1 / (s - Lambda).",
-            ),
+            reason(got, want, hints, "Which r equations does q = P* x satisfy?"),
         )
     N = 1000
-    P, B, C = draw(3, N)
+    P, B, C = draw(N, 2), draw(N), draw(N)
     tracemalloc.start()
     try:
         answer(draw(N) - 3, P, B, C, draw(2) + 3)
@@ -211,20 +229,22 @@ def check_transfer(transfer):
     expect(
         peak < 8e6,
         f"For N = {N} and two points transfer takes {peak / 1e6:.0f} MB, as a matrix of size N x N "
-        "does. The four sums need vectors only.",
+        "does. The sums need vectors only.",
     )
-    passed("an inverse of any size from four sums")
+    passed("an inverse of any size from a few sums")
 
 
 @contextlib.contextmanager
-def _no_solver():
-    """While it is open, calls of NumPy's solvers are noted in the list that it gives."""
+def _no_solver(allowed):
+    """While it is open, calls of NumPy's solvers for more unknowns than ``allowed`` are noted in the
+    list that it gives."""
     used = []
 
     def watched(name, function):
         @functools.wraps(function)
         def call(*args, **kwargs):
-            used.append(name)
+            if np.shape(args[0])[-1:] > (allowed,):
+                used.append(name)
             return function(*args, **kwargs)
 
         return call
@@ -249,7 +269,9 @@ def check_start(start):
     """
     worst = 0.0
     for N, fastest in ((64, 79.0), (32, 31.0), (128, 126.0)):
-        modes = np.asarray(returned(start(N, fastest), "start"))
+        modes = returned(start(N, fastest), "start")
+        expect(modes is not ..., "start returns ...: replace the dots by your answer.")
+        modes = np.asarray(modes)
         case = f"start({N}, {fastest:g})"
         expect(
             modes.shape == (N // 2,),
@@ -278,8 +300,8 @@ def check_start(start):
             )
         elif decay > 5:
             why = (
-                f"A typical mode fades to e^-{decay:.3g} within the delay: there is too little left "
-                "to read out."
+                f"A typical mode fades to e^-{decay:.3g} within the delay. Rows that make up for this "
+                "need very large entries, and the check excludes them."
             )
         elif decay < 1.2 * fastest / N:
             why = (
@@ -377,9 +399,7 @@ def check_modes_to_kernel(modes_to_kernel):
             f"the kernel of {N} modes, L = {L},",
             got,
             want,
-            reason(
-                got, want, hints, "Sample j = i T + t is the sum of (w e^(i T l)) times e^(t l)."
-            ),
+            reason(got, want, hints, "Sample j is twice the real part of the sum of w e^(j l)."),
         )
     N, L = 32, 1_000_000
     weights, log_decay = _random_modes(rng, N)
@@ -402,8 +422,24 @@ def check_modes_to_kernel(modes_to_kernel):
     )
     expect(
         peak < 50e6,
-        f"A million samples took {peak / 1e6:.0f} MB; with two digits of the index "
-        "in two small tables, 25 are enough.",
+        f"A million samples took {peak / 1e6:.0f} MB; with the index written as two digits, 25 are "
+        "enough.",
+    )
+    N = 128
+    weights, log_decay = _random_modes(rng, N)
+    start = time.perf_counter()
+    T = 1000
+    small = np.exp(np.outer(log_decay, np.arange(T)))
+    large = weights[:, None] * np.exp(np.outer(log_decay, T * np.arange(L // T)))
+    large.T @ small
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    modes_to_kernel(weights, log_decay, L)
+    yours = time.perf_counter() - start
+    expect(
+        yours < 10 * ours + 0.5,
+        f"{N} modes and a million samples took {yours:.1f} s, and can be had in {ours:.1f} s. How many "
+        "exponentials do you compute? Two small tables need two thousand for each mode.",
     )
     passed("a million samples from two small tables")
 

@@ -8,11 +8,11 @@ from scipy.optimize import brentq
 from ssm_book.exercises import (
     check_circle,
     check_dt_for,
-    check_kernel_of,
     check_low_rank_legt,
     check_modes_to_kernel,
     check_start,
     check_transfer,
+    check_wrong_length,
 )
 
 
@@ -32,16 +32,21 @@ def dt_by_search(a, n, method):
     return brentq(left, 0, 2 / a, xtol=1e-15, rtol=1e-14)
 
 
-def impulse(step, zero, L, first=1.0, later=0.0):
-    x, K = zero, []
-    for j in range(L):
-        y, x = step(first if j == 0 else later, x)
-        K.append(y)
-    return np.array(K)
+def late(K, L):
+    return np.r_[K[L:], np.zeros(L)]
 
 
-def impulse_by_difference(step, zero, L):
-    return np.diff(np.r_[0, impulse(step, zero, L, 1.0, 1.0)])
+def folded(K, M):
+    return np.pad(K, (0, -len(K) % M)).reshape(-1, M).sum(axis=0)
+
+
+def wrong_length(K, L, M):
+    return folded(K - late(K, L), M)
+
+
+def wrong_length_sample_by_sample(K, L, M):
+    K = np.r_[K, np.zeros(len(K) + L)]
+    return [sum(K[i] - K[i + L] for i in range(j, len(K) - L, M)) for j in range(M)]
 
 
 def parities(N, theta):
@@ -54,36 +59,51 @@ def ends(N, theta):
     return np.sqrt((2 * n + 1) / (2 * theta))[:, None] * np.column_stack([np.ones(N), (-1.0) ** n])
 
 
-def by_four_sums(Lambda, P, B, C, s):
+def by_sums(Lambda, P, B, C, s, outer=-1, inner=1, row=None, solve=np.linalg.solve):
+    """The right answer, and some with a wrong sign or conjugate."""
     q = 1 / (s[:, None] - Lambda)
-    return q @ (C * B) - (q @ (C * P)) * (q @ (P.conj() * B)) / (1 + q @ abs(P) ** 2)
+    row = P.conj() if row is None else row
+    PB, CP = (q * B) @ row, (q * C) @ P
+    PP = np.einsum("fn,nk,nl->fkl", q, row, P)
+    small = np.array(
+        [solve(np.eye(P.shape[1]) + inner * a, b) for a, b in zip(PP, PB, strict=True)]
+    )
+    return q @ (C * B) + outer * (CP * small).sum(axis=1)
 
 
-def with_the_wrong_sign(Lambda, P, B, C, s):
+def one_column_after_the_other(Lambda, P, B, C, s):
+    """Sherman and Morrison's formula once for each column: neither solver nor matrix."""
     q = 1 / (s[:, None] - Lambda)
-    return q @ (C * B) + (q @ (C * P)) * (q @ (P.conj() * B)) / (1 - q @ abs(P) ** 2)
+
+    def applied(x, k):  # the inverse with the first k columns, times x (F, N)
+        if k == 0:
+            return q * x
+        p = P[:, k - 1]
+        y, z = applied(x, k - 1), applied(p + 0 * x, k - 1)
+        return y - z * ((y @ p.conj()) / (1 + z @ p.conj()))[:, None]
+
+    return applied(B + np.zeros((len(s), 1)), P.shape[1]) @ C
+
+
+def each_column_alone(Lambda, P, B, C, s):
+    q = 1 / (s[:, None] - Lambda)
+    PB, CP, PP = (q * B) @ P.conj(), (q * C) @ P, q @ abs(P) ** 2
+    return q @ (C * B) - (CP * PB / (1 + PP)).sum(axis=1)
 
 
 def by_solving(Lambda, P, B, C, s):
-    A = np.diag(Lambda) - np.outer(P, P.conj())
+    A = np.diag(Lambda) - P @ P.conj().T
     return np.array([C @ np.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
 
 
 def by_a_solver_that_is_not_watched(Lambda, P, B, C, s):
-    A = np.diag(Lambda) - np.outer(P, P.conj())
+    A = np.diag(Lambda) - P @ P.conj().T
     return np.array([C @ scipy.linalg.solve(x * np.eye(len(A)) - A, B) for x in s])
 
 
 def by_explicit_inverse(Lambda, P, B, C, s):
-    A = np.diag(Lambda) - np.outer(P, P.conj())
+    A = np.diag(Lambda) - P @ P.conj().T
     return np.array([C @ np.linalg.inv(x * np.eye(len(A)) - A) @ B for x in s])
-
-
-def by_a_large_matrix(Lambda, P, B, C, s):
-    """The right sums, with the outer product formed on the way."""
-    q = 1 / (s[:, None] - Lambda)
-    PP = np.outer(P, P.conj())
-    return q @ (C * B) - (q * C @ PP * q) @ B / (1 + q @ np.diag(PP))
 
 
 def evenly(N, fastest, decay=3.0, reach=1.1):
@@ -124,6 +144,14 @@ def in_pieces(weights, log_decay, L, T=2048):
     return np.concatenate(pieces)[:L]
 
 
+def mode_by_mode(weights, log_decay, L):
+    """Little memory, but all exponentials."""
+    K = np.zeros(L)
+    for w, a in zip(weights, log_decay, strict=True):
+        K += 2 * (w * np.exp(a * np.arange(L))).real
+    return K
+
+
 def two_digits(weights, log_decay, L):
     T = int(np.ceil(np.sqrt(L)))
     large = weights[:, None] * np.exp(log_decay[:, None] * (T * np.arange(-(-L // T))))
@@ -133,12 +161,13 @@ def two_digits(weights, log_decay, L):
 RIGHT = [
     (check_dt_for, dt_for),
     (check_dt_for, dt_by_search),
-    (check_kernel_of, impulse),
-    (check_kernel_of, impulse_by_difference),
+    (check_wrong_length, wrong_length),
+    (check_wrong_length, wrong_length_sample_by_sample),
     (check_low_rank_legt, parities),
     (check_low_rank_legt, ends),
     (check_low_rank_legt, lambda N, theta: -parities(N, theta)[:, ::-1]),
-    (check_transfer, by_four_sums),
+    (check_transfer, by_sums),
+    (check_transfer, one_column_after_the_other),
     (check_start, evenly),
     (check_start, lambda N, fastest: evenly(N, fastest, 2.0, 1.2).conj()),
     (check_start, uneven),
@@ -170,14 +199,17 @@ WRONG = [
     (check_dt_for, lambda a, n, method: dt_for(1.0, n, method), "a fast mode"),
     (check_dt_for, lambda a, n, method: -dt_for(a, n, method), "a step is above 0"),
     (check_dt_for, lambda a, n, method: None, "did you forget to return"),
-    (check_kernel_of, lambda step, zero, L: impulse(step, zero, L, 1.0, 1.0), "constant input"),
-    (check_kernel_of, lambda step, zero, L: impulse(step, zero, L + 1)[1:], "K_0 is what comes"),
-    (
-        check_kernel_of,
-        lambda step, zero, L: [impulse(step, zero, j + 1)[j] for j in range(L)],
-        "L are enough",
-    ),
-    (check_kernel_of, lambda step, zero, L: None, "did you forget to return"),
+    (check_dt_for, lambda a, n, method: ..., "replace the dots"),
+    (check_dt_for, lambda a, n, method: np.ones(3), "expected one number"),
+    (check_dt_for, lambda a, n, method: 2 * dt_for(a, n, method), "one half must be left"),
+    (check_wrong_length, lambda K, L, M: K[:M], "kernel of C; the row"),
+    (check_wrong_length, lambda K, L, M: (K - late(K, L))[:M], "what a recurrence with C tilde"),
+    (check_wrong_length, lambda K, L, M: folded(K, M), "folds the kernel of C"),
+    (check_wrong_length, lambda K, L, M: folded(K + late(K, L), M), "look at the sign"),
+    (check_wrong_length, lambda K, L, M: 2 * wrong_length(K, L, M), "sample by sample"),
+    (check_wrong_length, lambda K, L, M: K, "has shape"),
+    (check_wrong_length, lambda K, L, M: ..., "replace the dots"),
+    (check_wrong_length, lambda K, L, M: None, "did you forget to return"),
     (check_low_rank_legt, lambda N, theta: np.sqrt(2) * parities(N, theta), "too large by"),
     (check_low_rank_legt, lambda N, theta: parities(N, 1.0), "so P by its root"),
     (check_low_rank_legt, lambda N, theta: parities(N, 1.0) / theta, "divided by its root"),
@@ -190,30 +222,35 @@ WRONG = [
     (check_low_rank_legt, lambda N, theta: None, "did you forget to return"),
     (
         check_transfer,
-        lambda Lambda, P, B, C, s: by_four_sums(Lambda, 0 * P, B, C, s),
+        lambda Lambda, P, B, C, s: by_sums(Lambda, 0 * P, B, C, s),
         "diagonal part alone",
     ),
     (
         check_transfer,
-        lambda Lambda, P, B, C, s: by_four_sums(Lambda, P, B, C.conj(), s),
+        lambda Lambda, P, B, C, s: by_sums(Lambda, P, B, C.conj(), s),
         "not conjugated",
     ),
     (
         check_transfer,
-        lambda Lambda, P, B, C, s: by_four_sums(Lambda, 1j * P.conj(), B, C, s),
-        "C R B - ",
+        lambda Lambda, P, B, C, s: by_sums(Lambda, P, B, C, s, row=P),
+        "the conjugate of P",
     ),
-    (check_transfer, with_the_wrong_sign, "the sign"),
+    (check_transfer, lambda *args: by_sums(*args, 1, -1), "That is Lambda"),
+    (check_transfer, lambda *args: by_sums(*args, 1, 1), r"x = R \(B - P q"),
+    (check_transfer, lambda *args: by_sums(*args, -1, -1), "equation for q"),
+    (check_transfer, lambda *args: 2 * by_sums(*args), "Which r equations"),
+    (check_transfer, each_column_alone, "not independent"),
+    (check_transfer, lambda Lambda, P, B, C, s: ..., "replace the dots"),
     (check_transfer, by_solving, "calls numpy.linalg.solve"),
     (check_transfer, by_explicit_inverse, "calls numpy.linalg.inv"),
     (check_transfer, by_a_solver_that_is_not_watched, "as a matrix of size N x N"),
-    (check_transfer, by_a_large_matrix, "as a matrix of size N x N"),
     (check_transfer, lambda Lambda, P, B, C, s: 1 / (s - Lambda), r"s\[:, None\] - Lambda"),
     (check_transfer, lambda Lambda, P, B, C, s: None, "did you forget to return"),
     (check_start, lin, "neighbours are about"),
+    (check_start, lambda N, fastest: ..., "replace the dots"),
     (check_start, lambda N, fastest: evenly(N, fastest, reach=0.8), "The fastest mode turns with"),
     (check_start, lambda N, fastest: evenly(N, fastest / (2 * np.pi)), "factor of 2 pi"),
-    (check_start, lambda N, fastest: evenly(N, fastest, 9.0), "too little left"),
+    (check_start, lambda N, fastest: evenly(N, fastest, 9.0), "very large entries"),
     (check_start, lambda N, fastest: -(np.arange(N // 2) + 1.0), "None of the modes turns"),
     (check_start, lambda N, fastest: evenly(2 * N, fastest), "one of each conjugate pair"),
     (check_start, lambda N, fastest: evenly(N, fastest, -3.0), "does not fade"),
@@ -240,6 +277,7 @@ WRONG = [
         "the modulus",
     ),
     (check_modes_to_kernel, table, "took .* MB"),
+    (check_modes_to_kernel, mode_by_mode, "How many exponentials"),
     (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, min(L, 1000)), "has shape"),
     (check_modes_to_kernel, lambda w, a, L: None, "did you forget to return"),
 ]
