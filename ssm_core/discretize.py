@@ -164,8 +164,8 @@ def exponential_integrals(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[Array,
         TypeError: arguments that are not numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
-    Equations eq-augmented, eq-variation-of-constants, eq-zoh, eq-foh. Source: Van Loan, "Computing
-    integrals involving the matrix exponential" (1978).
+    Equations eq-augmented, eq-augmented-twice, eq-variation-of-constants, eq-zoh, eq-foh. Source:
+    Van Loan, "Computing integrals involving the matrix exponential" (1978).
 
     Example:
         An integrator (A = 0) gains dt from a constant input and dt/2 from a ramp:

@@ -17,6 +17,7 @@ from ssm_book.exercises.continuous import (
     check_settle,
 )
 from ssm_book.exercises.discretization import (
+    check_best_factor,
     check_exponential_trapezoid,
     check_half_steps,
     check_largest_euler_step,

@@ -9,6 +9,7 @@ from ssm_core.discretize import discretize
 from ssm_core.lti import DiscreteSSM
 
 __all__ = [
+    "check_best_factor",
     "check_exponential_trapezoid",
     "check_half_steps",
     "check_largest_euler_step",
@@ -44,10 +45,14 @@ def check_largest_euler_step(largest_euler_step):
         if not np.isclose(step, limit, rtol=1e-6):
             radius = np.max(np.abs(np.linalg.eigvals(np.eye(len(A)) + step * A)))
             real_part_only = np.isclose(step, np.min(2 / np.abs(eigenvalues.real)))
+            modulus_only = np.isclose(step, np.min(2 / np.abs(eigenvalues)))
             hint = (
                 "2/|Re λ| is right for real eigenvalues only: where does Δλ leave the disc "
                 "|1 + z| < 1 if λ has an imaginary part?"
                 if real_part_only
+                else "2/|λ| is right for real eigenvalues only: it is as far as the disc "
+                "|1 + z| < 1 reaches along the real axis, and Δλ moves along another ray."
+                if modulus_only
                 else "Every eigenvalue has its own limit, and the smallest one counts: "
                 "|1 + Δλ| = 1 for a Δ above 0."
             )
@@ -114,6 +119,57 @@ def check_phi(phi):
         rtol=1e-13,
     )
     passed("phi keeps its digits for every z, zero included")
+
+
+def check_best_factor(best_factor):
+    """Check ``best_factor(a, steps)``: the constant that brings Mamba's states closest to the hold's.
+
+    Args:
+        best_factor (callable): takes a (N,), negative, and the equally likely steps (L,), and
+            returns one factor per mode (N,).
+    """
+
+    def phi(z):
+        return np.expm1(z) / z
+
+    a = np.array([-1.0, -5.0, -16.0])
+    for steps in (np.array([0.001, 0.1]), np.geomspace(0.001, 0.1, 7), np.array([0.02, 0.02, 0.5])):
+        z = np.outer(a, steps)
+        wanted = (phi(z) * steps**2).sum(1) / (steps**2).sum()
+        got = returned(best_factor(a.copy(), steps.copy()), "best_factor")
+        hints = [
+            (
+                phi(z).mean(1),
+                "This is the mean of φ(aΔ), which counts all steps alike. A long step lets more of "
+                "the input into the state than a short one.",
+            ),
+            (
+                (phi(z) * steps).sum(1) / steps.sum(),
+                "The weights are Δ here. An error is squared before it is averaged, and so is Δ.",
+            ),
+            (phi(a * steps.mean()), "This is φ at the mean step: right if all steps are equal."),
+            (
+                1 / wanted,
+                "This is the inverse: Mamba's state is too large, so the factor is below 1.",
+            ),
+            (
+                (phi(z) * steps**2).sum(1) / (phi(z) ** 2 * steps**2).sum(1),
+                "This factor takes the hold's state to Mamba's; the other way round is wanted.",
+            ),
+        ]
+        expect_close(
+            f"the factor for the steps {steps.round(4).tolist()}",
+            got,
+            wanted,
+            reason(
+                got,
+                wanted,
+                hints,
+                "Least squares gives E[M T] / E[M²] for Mamba's state M and the true T; both are "
+                "sums over the inputs, and the decay since an input is the same in both.",
+            ),
+        )
+    passed("best_factor: long steps count by their squares")
 
 
 def check_half_steps(half_steps):

@@ -5,6 +5,7 @@ import pytest
 from scipy.linalg import expm, logm
 
 from ssm_book.exercises import (
+    check_best_factor,
     check_exponential_trapezoid,
     check_half_steps,
     check_largest_euler_step,
@@ -57,7 +58,8 @@ def test_largest_euler_step_accepts(answer, accepts):
     ("answer", "message"),
     [
         (lambda A: 2 / np.abs(np.linalg.eigvals(A).real).max(), "imaginary part"),
-        (lambda A: 2 / np.abs(np.linalg.eigvals(A)).max(), "own limit"),
+        (lambda A: 2 / np.abs(np.linalg.eigvals(A)).max(), "along another ray"),
+        (lambda A: 1 / np.abs(np.linalg.eigvals(A)).max(), "own limit"),
         (step_of_the_first_eigenvalue, "smallest one counts"),
         (step_of_every_eigenvalue, "2 numbers"),
         (nothing, "forget to return"),
@@ -123,6 +125,64 @@ def test_phi_accepts(answer, accepts):
 )
 def test_phi_explains(answer, message, explains):
     explains(check_phi, answer, message)
+
+
+# ---------------------------------------------------------------- one factor for all steps
+
+
+def factor_by_means(a, steps):
+    z = np.outer(a, steps)
+    return (np.expm1(z) / z * steps**2).sum(1) / (steps**2).sum()
+
+
+def factor_by_covariance(a, steps):
+    """E[M T] and E[M²] as fixed points of one step of their own recurrences."""
+    z = np.outer(a, steps)
+    decay = np.exp(2 * z).mean(1)
+    cross = (np.expm1(z) / a[:, None] * steps).mean(1) / (1 - decay)
+    return cross / ((steps**2).mean() / (1 - decay))
+
+
+def phi_of(a, steps):
+    return phi_by_expm1(np.outer(a, steps))
+
+
+@pytest.mark.parametrize("answer", [factor_by_means, factor_by_covariance])
+def test_best_factor_accepts(answer, accepts):
+    accepts(check_best_factor, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda a, steps: phi_of(a, steps).mean(1), "counts all steps alike"),
+        (lambda a, steps: phi_of(a, steps) @ steps / steps.sum(), "weights are Δ"),
+        (lambda a, steps: phi_of(a, steps[:, None].mean(0))[:, 0], "mean step"),
+        (lambda a, steps: 1 / factor_by_means(a, steps), "inverse"),
+        (
+            lambda a, steps: phi_of(a, steps) @ steps**2 / (phi_of(a, steps) ** 2 @ steps**2),
+            "other way round",
+        ),
+        (lambda a, steps: np.ones(len(a)), "Least squares"),
+        (lambda a, steps: 0.5, "shape"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_best_factor_explains(answer, message, explains):
+    explains(check_best_factor, answer, message)
+
+
+def test_the_factor_of_a_long_run_agrees():
+    rng = np.random.default_rng(0)
+    drawn, L = np.array([0.01, 0.03, 0.1]), 200_000
+    steps, u = rng.choice(drawn, L), rng.standard_normal(L)
+    a = np.array([-16.0])
+    mamba_x, true_x, cross, square = 0.0, 0.0, 0.0, 0.0
+    for dt, v in zip(steps, u, strict=True):
+        decay = np.exp(-16 * dt)
+        mamba_x, true_x = decay * mamba_x + dt * v, decay * true_x + (1 - decay) / 16 * v
+        cross, square = cross + mamba_x * true_x, square + mamba_x**2
+    assert np.isclose(cross / square, factor_by_means(a, drawn)[0], rtol=0.02)
 
 
 # ---------------------------------------------------------------- two half steps
