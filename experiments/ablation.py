@@ -4,7 +4,8 @@
 
 - letters: selective copying of two letters among 32 positions. One block of width 32 with 8 states
   in each of 64 channels, 300 updates of 16 sequences; the share of right answers on 400 new
-  sequences. S4D of about the same size runs the same course, and once a five times longer one.
+  sequences. S4D of about the same size runs the same course, also with a third and with three times
+  the learning rate and five times as long.
 - text: the next letter of Pride and Prejudice. Two blocks of width 32 with 8 states in each of 64
   channels, 250 updates of 16 windows of 128 letters; bits a letter on 32,768 letters of its last
   tenth, in windows of 128.
@@ -13,7 +14,8 @@ All variants of a task have the same updates, batches and learning rates, and di
 is named; ``parameters`` says how many each has left. Models of letters that begin with a short memory (steps
 from 0.1 to 1 in place of 0.001 to 0.1) are trained with and without the selection of Δ; of the first
 it is also stored what they answer when Δ, B or C is replaced by its mean over all samples
-(``frozen``).
+(``frozen``), and of both the share of right answers when the letters are neighbours or at least 16
+samples apart, on 4,000 sequences (``distance``).
 """
 
 from __future__ import annotations
@@ -51,9 +53,24 @@ PARTS = {
     "delta": "Δ does not depend on the sample",
     "B": "B does not depend on the sample",
     "C": "C does not depend on the sample",
+    "delta, B": "only C depends on the sample",
+    "B, C": "only Δ depends on the sample",
+    "delta, B, C": "nothing depends on the sample",
     "hold": "the zero-order hold in place of ΔB",
 }
+ONLY_LETTERS = "delta, B", "B, C", "delta, B, C", "hold"  # "hold" is a loop over samples in Python
 SHORT = {"short memory": "whole", "short memory, delta": "delta"}  # names of runs: what is missing
+S4D_RUNS = (  # name, layers, scattered, updates, learning rate
+    ("s4d, fixed places", 1, False, 300, 0.01),
+    ("s4d, one layer", 1, True, 300, 0.01),
+    ("s4d, two layers", 2, True, 300, 0.01),
+    ("s4d, one layer, slower", 1, True, 300, 0.003),
+    ("s4d, two layers, slower", 2, True, 300, 0.003),
+    ("s4d, one layer, faster", 1, True, 300, 0.03),
+    ("s4d, two layers, faster", 2, True, 300, 0.03),
+    ("s4d, one layer, longer", 1, True, 1500, 0.01),
+    ("s4d, two layers, longer", 2, True, 1500, 0.01),
+)
 
 
 class Ablated(nn.Module):
@@ -68,10 +85,13 @@ class Ablated(nn.Module):
         super().__init__()
         self.block, self.without = block, without
         inner, n = block.A_log.shape
-        self.sizes = [n, n] if without in ("bottleneck", "delta") else [block.dt_rank, n, n]
-        if without in ("B", "C"):
-            self.constant = nn.Parameter(torch.randn(n))
-        elif without == "conv":
+        gone = self.gone = [part for part in ("delta", "B", "C") if part in without.split(", ")]
+        full = without == "bottleneck" or "delta" in gone
+        self.sizes = [n, n] if full else [block.dt_rank, n, n]
+        self.constants = nn.ParameterDict(
+            {part: nn.Parameter(torch.randn(n)) for part in ("B", "C") if part in gone}
+        )
+        if without == "conv":
             block.conv1d = None
         elif without == "D":
             block.D = None
@@ -81,11 +101,13 @@ class Ablated(nn.Module):
             nn.init.zeros_(block.A_log)
         elif without == "gate":
             block.in_proj = nn.Linear(block.d_model, inner, bias=False)
-        elif without in ("bottleneck", "delta"):
-            narrow, rest = block.x_proj.weight.detach().split([block.dt_rank, 2 * n])
-            if without == "bottleneck":  # begins with the product of the two narrow matrices
-                self.full = nn.Parameter(block.dt_proj.weight.detach() @ narrow)
-            block.x_proj.weight, block.dt_proj.weight = nn.Parameter(rest), None
+        narrow, *rest = block.x_proj.weight.detach().split([block.dt_rank, n, n])
+        if without == "bottleneck":  # begins with the product of the two narrow matrices
+            self.full = nn.Parameter(block.dt_proj.weight.detach() @ narrow)
+        if full:
+            block.x_proj.weight, block.dt_proj.weight = nn.Parameter(torch.cat(rest)), None
+        if len(gone) == 3:
+            block.x_proj = None
 
     def forward(self, hidden_states, cache=None, *, cu_seqlens=None):
         block, without = self.block, self.without
@@ -97,18 +119,23 @@ class Ablated(nn.Module):
             padded = functional.pad(x, (block.d_conv - 1, 0))
             u = block.conv1d(padded)
             u = u if without == "silu" else functional.silu(u)
-        *narrow, B, C = (block.x_proj.weight @ u).split(self.sizes, dim=1)
+        if block.x_proj is None:
+            B = C = None
+        else:
+            *narrow, B, C = (block.x_proj.weight @ u).split(self.sizes, dim=1)
         bias = block.dt_proj.bias
         if without == "bottleneck":
             delta = self.full @ u
-        elif without == "delta":
+        elif "delta" in self.gone:
             delta = torch.zeros_like(u)
         else:
             delta = block.dt_proj.weight @ narrow[0]
-        if without == "B":
-            B = self.constant[:, None].expand_as(B)
-        elif without == "C":
-            C = self.constant[:, None].expand_as(C)
+        B, C = (
+            self.constants[part][:, None].expand(len(u), -1, u.shape[-1])
+            if part in self.gone
+            else selected
+            for part, selected in (("B", B), ("C", C))
+        )
         A = -torch.exp(block.A_log)
         if without == "hold":
             y = _held(u, functional.softplus(delta + bias[:, None]), A, B, C)
@@ -158,11 +185,27 @@ def letters(rows, seed, scattered=True):
     return [torch.from_numpy(x) for x in task]
 
 
+def answers(model, inputs):
+    """The likeliest letter at each question."""
+    return model(inputs)[:, -LETTERS:, 1 : VOCABULARY - 1].argmax(-1) + 1
+
+
 @torch.no_grad()
 def accuracy(model, scattered=True):
     inputs, targets = letters(400, 1234, scattered)
-    guess = model(inputs)[:, -LETTERS:, 1 : VOCABULARY - 1].argmax(-1) + 1
-    return (guess == targets).float().mean().item()
+    return (answers(model, inputs) == targets).float().mean().item()
+
+
+@torch.no_grad()
+def by_distance(model):
+    """Right answers on 4,000 sequences, by how far the two letters are apart."""
+    inputs, targets = letters(4000, 99)
+    right = (answers(model, inputs) == targets).float().mean(-1)
+    place = torch.arange(inputs.shape[1]).expand_as(inputs)
+    letter = (inputs > 0) & (inputs < VOCABULARY - 1)
+    distance = (place[letter].view(-1, LETTERS) * torch.tensor([-1, 1])).sum(-1)
+    near, far = right[distance == 1], right[distance >= LENGTH // 2]
+    return {"neighbours": round(near.mean().item(), 4), "far apart": round(far.mean().item(), 4)}
 
 
 def fit(model, loss, updates, lr, every=0, measure=None):
@@ -184,7 +227,7 @@ def fit(model, loss, updates, lr, every=0, measure=None):
     return [*curve, round(measure(model), 4)]
 
 
-def train_letters(make, seed, scattered=True, updates=300):
+def train_letters(make, seed, scattered=True, updates=300, lr=0.01):
     torch.manual_seed(seed)
     model, rng = make(), np.random.default_rng(seed)
 
@@ -195,7 +238,7 @@ def train_letters(make, seed, scattered=True, updates=300):
     def measure(model):
         return accuracy(model, scattered)
 
-    return model, fit(model, loss, updates, 0.01, updates // 15, measure)
+    return model, fit(model, loss, updates, lr, updates // 15, measure)
 
 
 def train_text(make, seed, updates=250):
@@ -284,13 +327,23 @@ def freeze(model):
         layer.mixer = Frozen(block, part, channels)
         scores[name] = round(accuracy(model), 4)
         if part == "C":
-            told = model(inputs)[:, -LETTERS:, 1 : VOCABULARY - 1].argmax(-1) + 1
+            told = answers(model, inputs)
             heard = (told[..., None] == targets[:, None]).any(-1).float().mean().item()
+            right = (told == targets).float().mean(0).tolist()
+            first = (told[:, 1] == targets[:, 0]).float().mean().item()
         layer.mixer = whole
+    after = [dt[:, late:][letter[:, : inputs.shape[1] - late]].mean(0) for late in range(4)]
+    steps = torch.stack([*after, dt[blank].mean(0), dt[inputs == VOCABULARY - 1].mean(0)])
     time_at_blanks = (dt * blank[..., None]).sum((0, 1)) / dt.sum((0, 1))
     return {
         "scores": scores,
         "one of the two letters with C frozen": round(heard, 4),
+        "first question right with C frozen": round(right[0], 4),
+        "second question right with C frozen": round(right[1], 4),
+        "second question answered with the first letter": round(first, 4),
+        # 0, 1, 2, 3 samples after a letter, at blanks out of sight, at questions
+        "steps, choosy third": [round(x, 4) for x in steps[:, choosy].mean(1).tolist()],
+        "steps, others": [round(x, 4) for x in steps[:, ~choosy].mean(1).tolist()],
         "ratio of steps, choosy third": round(ratio[choosy].median().item(), 2),
         "ratio of steps, others": round(ratio[~choosy].median().item(), 2),
         "blanks": round(blank.float().mean().item(), 4),
@@ -316,7 +369,7 @@ def size(model):
 
 def ablate(seeds=(0, 1, 2), parts=tuple(PARTS), text=True, say=print):
     """Train everything; return what is stored."""
-    start, rows, frozen = time.perf_counter(), [], []
+    start, rows, frozen, distance = time.perf_counter(), [], [], []
 
     def keep(task, model, name, seed, curve):
         rows.append(
@@ -331,28 +384,24 @@ def ablate(seeds=(0, 1, 2), parts=tuple(PARTS), text=True, say=print):
         for name, part in SHORT.items():
             model, curve = train_letters(lambda part=part: small(part, short=True), seed)
             keep("letters", model, name, seed, curve)
+            distance.append({"model": name, "seed": seed, **by_distance(model)})
             if part == "whole":
                 frozen.append(freeze(model))
         for part in parts:
             model, curve = train_letters(lambda part=part: small(part), seed)
             keep("letters", model, part, seed, curve)
-        for name, layers, scattered, updates in (
-            ("s4d, fixed places", 1, False, 300),
-            ("s4d, one layer", 1, True, 300),
-            ("s4d, two layers", 2, True, 300),
-            ("s4d, two layers, longer", 2, True, 1500),
-        ):
+        for name, layers, scattered, updates, lr in S4D_RUNS:
             width = {1: 48, 2: 32}[layers]
             model, curve = train_letters(
-                lambda width=width, layers=layers: s4d(width, layers), seed, scattered, updates
+                lambda width=width, layers=layers: s4d(width, layers), seed, scattered, updates, lr
             )
             keep("letters", model, name, seed, curve)
         for part in parts if text else ():
-            if part == "hold":  # a loop over samples in Python
+            if part in ONLY_LETTERS:
                 continue
             model, curve = train_text(lambda part=part: reader(part), seed)
             keep("text", model, part, seed, curve)
-    return {"runs": rows, "frozen": frozen}
+    return {"runs": rows, "frozen": frozen, "distance": distance}
 
 
 def write(seeds=(0, 1, 2)):

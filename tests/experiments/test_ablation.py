@@ -53,6 +53,31 @@ def test_every_parameter_that_is_left_is_used():
         assert not unused, (part, unused)
 
 
+def test_with_nothing_selective_the_scan_is_a_convolution():
+    made = ablation.Ablated(block(), "delta, B, C")
+    seen = []
+    scan = ablation.selective_scan_fn
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(
+            ablation, "selective_scan_fn", lambda *a, **k: seen.append(a) or scan(*a, **k)
+        )
+        made(torch.randn(2, 12, 16))
+    _, delta, _, B, C, *_ = seen[0]
+    for signal in (delta, B, C):  # the same at every sample
+        torch.testing.assert_close(signal, signal[..., :1].expand_as(signal))
+
+
+def test_distance_tells_neighbours_from_letters_far_apart(monkeypatch):
+    def right_for_neighbours(model, inputs):
+        _, targets = ablation.letters(4000, 99)
+        place = ((inputs > 0) & (inputs < ablation.VOCABULARY - 1)).float().topk(2, dim=1).indices
+        near = (place[:, 0] - place[:, 1]).abs() == 1
+        return torch.where(near[:, None], targets, 0)
+
+    monkeypatch.setattr(ablation, "answers", right_for_neighbours)
+    assert ablation.by_distance(None) == {"neighbours": 1.0, "far apart": 0.0}
+
+
 def test_hold_in_a_loop_is_the_scan_with_another_input():
     torch.manual_seed(2)
     u, dt = torch.randn(2, 3, 9), torch.rand(2, 3, 9)
@@ -64,8 +89,11 @@ def test_hold_in_a_loop_is_the_scan_with_another_input():
 
 def test_command_trains_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "fit", lambda model, *rest: [0.0])
+    half = {"neighbours": 0.5, "far apart": 0.5}
+    monkeypatch.setattr(ablation, "by_distance", lambda model: half)
     result = ablation.ablate((0,), parts=("whole", "hold"), text=False, say=lambda *_, **__: None)
-    assert len(result["runs"]) == 2 + 2 + 4 and len(result["frozen"]) == 1
+    assert len(result["runs"]) == 2 + 2 + 9 and len(result["frozen"]) == 1
+    assert [row["model"] for row in result["distance"]] == list(ablation.SHORT)
     scores = result["frozen"][0]["scores"]
     assert set(scores) == {"delta", "delta, choosy third", "delta, other channels", "B", "C"}
 
