@@ -54,7 +54,7 @@ def check_keeping_bias(keeping_bias):
             name,
             bias,
             want,
-            "For tiny steps exp(Δ) − 1 keeps few digits: use expm1."
+            "For tiny steps both exp(Δ) − 1 and 1 − exp(−Δ) lose digits: use expm1."
             if close or (gap == 10**6 and abs(bias - want) < 0.1)
             else reason(
                 bias, want, hints, "After `gap` blanks exp(−gap · Δ) of the state is left."
@@ -313,16 +313,16 @@ def check_learn_gate(learn_gate):
     """
     import torch  # only where it is needed
 
-    def rows(seed, length):
+    def rows(seed, length, swapped=False):
         rng = np.random.default_rng(seed)
         u = rng.standard_normal((512, length)).astype(np.float32)
         place = rng.integers(0, length, 512)
         wanted = np.zeros_like(u)
         wanted[np.arange(512), place] = 1
-        return u, wanted, u[np.arange(512), place]
+        return u, 1 - wanted if swapped else wanted, u[np.arange(512), place]
 
-    def error(w, b, seed=1):
-        u, wanted, target = rows(seed, 16)
+    def error(w, b, seed=1, swapped=False):
+        u, wanted, target = rows(seed, 16, swapped)
         gate = 1 / (1 + np.exp(-np.clip(w * wanted + b, -50, 50)))
         x = np.zeros(len(u))
         for k in range(u.shape[1]):
@@ -348,6 +348,15 @@ def check_learn_gate(learn_gate):
         why = f"w + b is {w + b:.1f}: at the wanted sample the gate takes only a part of it."
     expect(
         left < 0.05, f"on new rows {100 * left:.0f} % of the variance is lost; expected 5. {why}"
+    )
+    data = (torch.from_numpy(x) for x in rows(2, 16, swapped=True))
+    w, b = (float(x.detach() if isinstance(x, torch.Tensor) else x) for x in learn_gate(*data))
+    left = error(w, b, 3, swapped=True)
+    expect(
+        left < 0.2,
+        "with other data, where the flag is 0 at the wanted sample and 1 at all others, "
+        f"{100 * left:.0f} % of the variance is lost. A gate that learns from its data finds a "
+        f"negative w there; yours has w = {w:.1f}. Is it trained?",
     )
     passed("a gate that has learned which sample to keep")
 
@@ -456,6 +465,10 @@ def check_advance(advance):
                 for change, words in _CHANGES.items():
                     wrong, states[change] = _advance(weights, token, states[change], change)
                     hints.append((wrong, words))
+                if k:
+                    forgot = _advance(weights, token, None)[0]
+                    words = "Right for a first token: the state that you returned is not used."
+                    hints.insert(0, (forgot, words))
             expect_close(
                 f"the logits after token {k}, d_model = {d}, {layers} blocks,",
                 got,
