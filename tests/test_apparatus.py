@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import ssm_core
+from ssm_book.data import measurements
 
 ROOT = pathlib.Path(__file__).parents[1]
 BOOK = ROOT / "book"
@@ -115,6 +116,21 @@ def test_times_of_all_chapters():
     for row in rows:
         assert 0 < float(row["seconds"]) < (180 if "training" in row["chapter"] else 60)
         assert "cores" in row["measured on"]
+
+
+def test_plots_of_measurements_are_shown_with_the_ranges_that_are_said():
+    shown = re.findall(r"_static/plots/(\w+)\.\*", PAGES["benchmarks"])
+    tool = runpy.run_path(str(ROOT / "tools" / "measurement_plots.py"))
+    assert sorted(shown) == sorted(tool["PLOTS"])
+    files = {path.name for path in (BOOK / "_static" / "plots").iterdir()}
+    assert files == {f"{name}.{kind}" for name in shown for kind in ("svg", "png")}
+    scan = [row["contenders"] for row in measurements("scan-h200")["rows"]]
+    for kind in ("forward", "backward"):
+        ratios = [
+            row["mamba_ssm"]["seconds"][kind]["median"] / row["ours"]["seconds"][kind]["median"]
+            for row in scan
+        ]
+        assert f"{min(ratios):.1f} and {max(ratios):.1f} times" in PAGES["benchmarks"]
 
 
 def test_table_of_measurements_is_that_of_the_stored_ones():
