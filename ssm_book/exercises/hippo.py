@@ -188,6 +188,11 @@ def check_learn_row(learn_row):
                 "of the sum, ridge has the factor M.",
             ),
             (
+                np.linalg.solve(states.T @ states - M * ridge * np.eye(N), states.T @ past),
+                "ridge has the wrong sign: its gradient 2 ridge c stands on the same side as "
+                "X.T X c, so it is added to the diagonal.",
+            ),
+            (
                 _ridge(states, past, M * ridge**2),
                 "ridge multiplies the squared norm as it is; do not square it.",
             ),
@@ -293,6 +298,11 @@ def check_backward_step(backward_step):
                 "sqrt(2n + 1) is missing.",
             ),
             (
+                _residual_step(u, x / root, k, "one") * root,
+                "The residual is reduced by v_n, but what coefficient n says about the present is "
+                "x_n p_n(1) = (2n + 1) v_n.",
+            ),
+            (
                 _residual_step(u, x, k, "no root"),
                 "x_n has been used for v_n = x_n / sqrt(2n + 1): a factor sqrt(2n + 1) is missing.",
             ),
@@ -327,22 +337,24 @@ def check_window_memory(window_memory):
     """Check ``window_memory(weight, N) -> (A, B)`` for any weight on a window of length one.
 
     Args:
-        window_memory (callable): takes weight (a function of the fraction r of the window, 1 now)
+        window_memory (callable): takes weight (a function of the fraction z of the window, 1 now)
             and N; returns float64 (N, N) and (N, 1).
     """
     weights = (
-        ("a constant weight", lambda r: 0 * r + 3.0),
-        ("the weight exp(2 r)", lambda r: np.exp(2 * r)),
-        ("the weight 1 + 4 (1 - r)²", lambda r: 1 + 4 * (1 - r) ** 2),
+        ("a constant weight", lambda z: 0 * z + 3.0),
+        ("the weight exp(2 z)", lambda z: np.exp(2 * z)),
+        ("the weight 1 + 4 (1 - z)²", lambda z: 1 + 4 * (1 - z) ** 2),
     )
     for name, weight in weights:
-        for N in (1, 2, 5):
+        for N in (2, 1, 5):  # for N = 1, half of A is LegT
             answer = returned(window_memory(weight, N), "window_memory")
             expect(len(answer) == 2, "window_memory should return two arrays, A and B.")
             A, B = (np.asarray(part, dtype=float) for part in answer)
             expect(A.shape == (N, N), f"A has shape {A.shape}; expected {(N, N)}.")
             expect(B.shape == (N, 1), f"B has shape {B.shape}; expected {(N, 1)}.")
             want_A, want_B = _by_interpolation(weight, N)
+            pair = np.hstack([A, B])
+            want = np.hstack([want_A, want_B])
             if np.allclose(A, transition("legt", N)[0]):
                 why = (
                     "That is LegT, which takes the oldest value of the window from the "
@@ -350,9 +362,26 @@ def check_window_memory(window_memory):
                     "sample supplies it."
                 )
             elif np.allclose(A, -want_A):
-                why = "The sign is the opposite: r grows towards now, so d/dt u is +du/dr."
+                why = "The sign is the opposite: z grows towards now, so d/dt u is +du/dz."
             elif np.allclose(A, 2 * want_A):
-                why = "A is twice too large: the window has length 1 in r, and 2 only in v."
+                why = "A is twice too large: the window has length 1 in z, and 2 only in v."
+            elif np.allclose(A, want_A / 2):
+                why = (
+                    "A is half of what it should be: on [-1, 1] the variable is v = 2 z - 1, so a "
+                    "derivative with respect to z is twice the one with respect to v."
+                )
+            elif np.allclose(np.abs(pair), np.abs(want)):
+                why = (
+                    "The sizes are right and some signs are not: the leading coefficients of the "
+                    "polynomials should be positive, but a QR decomposition may flip them."
+                )
+            elif np.allclose(pair, np.hstack(_by_interpolation(weight, N, backwards=True))):
+                why = "The weight is the wrong way round: z = 1 is now and z = 0 the oldest moment."
+            elif np.allclose(pair, np.hstack(_by_interpolation(lambda z: 0 * z + 1, N))):
+                why = (
+                    "These are the matrices of a constant weight: the weight belongs to the inner "
+                    "products that make the polynomials orthonormal, and to those of D."
+                )
             else:
                 why = (
                     "The coefficients of every polynomial of degree up to N must satisfy "
@@ -408,10 +437,11 @@ def _most_memory(call):
             tracemalloc.stop()
 
 
-def _by_interpolation(weight, N):
+def _by_interpolation(weight, N, backwards=False):
     """(A, B) as the only matrices that serve N + 1 independent polynomial signals."""
     r, w = np.polynomial.legendre.leggauss(200)
-    r, w = (r + 1) / 2, w * weight((r + 1) / 2)
+    r = (r + 1) / 2
+    w = w * weight(1 - r if backwards else r)
     w /= w.sum()
     p = []
     for n in range(N):  # Gram and Schmidt, twice for the sake of rounding

@@ -155,6 +155,35 @@ def doubled(weight, N):
     return 2 * A, 2 * B
 
 
+def halved(weight, N):
+    A, B = window_memory_by_qr(weight, N)
+    return A / 2, B / 2
+
+
+def with_flipped_polynomials(weight, N):
+    A, B = window_memory_by_qr(weight, N)
+    flips = (-1.0) ** np.arange(1, N + 1)
+    return flips[:, None] * A * flips, flips[:, None] * B
+
+
+def reversed_weight(weight, N):
+    return window_memory_by_qr(lambda z: weight(1 - z), N)
+
+
+def without_weight(weight, N):
+    return window_memory_by_qr(lambda z: 1 + 0 * z, N)
+
+
+def step_that_subtracts_v(u, x, k):
+    new = np.empty(len(x))
+    for n, old in enumerate(x):
+        root = np.sqrt(2 * n + 1)
+        v = ((k - 1) * old / root + u) / (k + n)
+        new[n] = root * v
+        u = u - v
+    return new
+
+
 def euler_step(u, x, k):
     A, B = transition("legs", len(x))
     return x + (A @ x + B[:, 0] * u) / k
@@ -274,6 +303,11 @@ WRONG = [
         lambda X, y, ridge: learn_row_by_normal_equations(X, y, ridge / 2),
         "cancels in both",
     ),
+    (
+        check_learn_row,
+        lambda X, y, ridge: learn_row_by_normal_equations(X, y, -ridge),
+        "wrong sign",
+    ),
     (check_learn_row, lambda X, y, ridge: X.T @ y / len(X), "a system has to be solved"),
     (check_learn_row, lambda X, y, ridge: np.ones(X.shape[1]), "gradient is zero"),
     (check_learn_row, lambda X, y, ridge: X @ np.ones(X.shape[1]), "has shape"),
@@ -285,6 +319,11 @@ WRONG = [
     (check_backward_step, scaled_step, "multiply them by"),
     (check_window_memory, negated, "sign is the opposite"),
     (check_window_memory, doubled, "twice too large"),
+    (check_window_memory, halved, "half of what it should be"),
+    (check_window_memory, with_flipped_polynomials, "some signs are not"),
+    (check_window_memory, reversed_weight, "wrong way round"),
+    (check_window_memory, without_weight, "a constant weight"),
+    (check_backward_step, step_that_subtracts_v, "reduced by v_n"),
     (check_backward_step, residual_of_old_values, "made of the old"),
     (check_backward_step, step_without_the_roots, "sqrt.2n . 1. is missing"),
     (check_backward_step, step_with_x_for_v, "sqrt.2n . 1. is missing"),
