@@ -91,10 +91,11 @@ from ssm_book.exercises.selective_scan import (
 )
 from ssm_book.exercises.training import (
     check_bits_in_pieces,
-    check_bits_per_character,
     check_delta_write,
     check_least_bits,
     check_most_texts,
+    check_plateau,
+    check_rewritten,
     check_select_only,
     check_share_without_order,
 )

@@ -8,10 +8,11 @@ from ssm_book.exercises._report import expect, expect_close, passed, reason, ret
 
 __all__ = [
     "check_bits_in_pieces",
-    "check_bits_per_character",
     "check_delta_write",
     "check_least_bits",
     "check_most_texts",
+    "check_plateau",
+    "check_rewritten",
     "check_select_only",
     "check_share_without_order",
 ]
@@ -84,77 +85,120 @@ def _share_of_the_commonest(tokens, kinds):
     return mean / tokens
 
 
-def check_bits_per_character(bits_per_character):
-    """Check ``bits_per_character(logits, targets)``: what a text costs under a model.
+def check_plateau(plateau):
+    """Check ``plateau(thresholds, scores)``: where even the worst model is nearly at its best.
 
     Args:
-        bits_per_character (callable): takes logits, float64 (L, V), and targets, int64 (L,); returns
-            the mean of −log2 p.
+        plateau (callable): takes thresholds that rise, float64 (t,), and scores, float64
+            (models, t); returns the lowest and the highest threshold of the longest range.
     """
-    rng = np.random.default_rng(0)
-    for L, V, size in ((7, 5, 1.0), (40, 75, 3.0), (1, 2, 1.0), (30, 8, 1e4)):
-        logits, targets = size * rng.standard_normal((L, V)), rng.integers(0, V, L)
-        every = -(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))  # in nats
-        nats = every[np.arange(L), targets]
-        want = nats.mean() / math.log(2)
-        with np.errstate(all="ignore"):
-            got = returned(bits_per_character(logits.copy(), targets.copy()), "bits_per_character")
-            got = np.asarray(got, dtype=float)
-            naive = -np.log2(np.mean(np.exp(-nats)))
+    cases = (
+        ([0.01, 0.02, 0.05, 0.1, 0.2], [[0.5, 0.9, 1.0, 1.0, 0.6], [0.7, 1.0, 1.0, 0.99, 0.9]]),
+        ([0, 1, 2, 3, 4, 5], [[1.0, 1.0, 0.3, 0.99, 1.0, 0.985]]),
+        ([0, 1, 2, 3, 4], [[1.0, 0.2, 1.0, 0.2, 1.0]]),
+        ([0, 1, 2, 3], [[0.8, 1.0, 1.0, 1.0], [0.6, 0.6, 0.6, 0.5], [0.9, 0.9, 0.9, 0.9]]),
+        ([1, 2, 3, 4], [[0.3, 0.6, 0.9, 1.0]]),
+        ([1, 2, 3, 4], [[0.95, 0.965, 0.971, 0.969], [0.96, 0.97, 0.98, 0.98]]),
+        ([0.5], [[0.4]]),
+    )
+    for thresholds, scores in cases:
+        thresholds, scores = np.array(thresholds, dtype=float), np.array(scores)
+        answer = returned(plateau(thresholds.copy(), scores.copy()), "plateau")
         expect(
-            got.shape == (),
-            f"bits_per_character returns shape {got.shape}; expected one number, "
-            "the mean over all positions.",
+            np.shape(answer) == (2,),
+            "plateau should return two numbers, the lowest and the highest threshold.",
         )
-        expect(
-            np.isfinite(got),
-            f"bits_per_character is {got} for logits of size {size:g}; expected a finite number."
-            + (
-                " An exponential overflows: subtract the largest logit of each position first."
-                if size > 100
-                else ""
-            ),
-        )
+        got = tuple(float(x) for x in answer)
+        want = _longest_run(scores.min(0), thresholds)
+        span = _good(scores.min(0))
         hints = (
-            (nats.mean(), "Those are nats: divide by ln 2."),
-            (want * L, "That is the sum over all positions, not their mean."),
-            (-want, "The sign: a probability below 1 costs a positive number of bits."),
-            (2.0 ** min(want, 1e3), "That is the perplexity, two to the power of the bits."),
+            (want[::-1], "The lowest comes first."),
             (
-                every.mean() / math.log(2),
-                "That is the mean over all characters that could have "
-                "come; only the one that came is paid for.",
-            ),
-            (naive, "Take the logarithm first and the mean afterwards."),
-            (
-                -logits[np.arange(L), targets].mean() / math.log(2),
-                "The logits are no logarithms of probabilities yet: the sum over all characters is "
-                "missing.",
+                _longest_run(scores.min(0), np.arange(len(thresholds))),
+                "Those are places in the list: return the thresholds there.",
             ),
             (
-                every[np.arange(L), np.roll(targets, -1)].mean() / math.log(2),
-                "Row k of the logits belongs to targets[k] already. np.roll moves the targets by "
-                "one and brings the first to the end.",
+                (thresholds[span[0]], thresholds[span[-1]]),
+                "Between these two lie thresholds at which a model fails: the range must be "
+                "unbroken.",
             ),
+            (_longest_run(scores.min(0), thresholds, first=True), "A later range is longer."),
             (
-                every[np.arange(L), np.roll(targets, 1)].mean() / math.log(2),
-                "Row k of the logits belongs to targets[k] already. np.roll moves the targets by "
-                "one and brings the last to the beginning.",
+                _longest_run(scores.min(0)[::-1], thresholds[::-1])[::-1],
+                "Of two ranges of equal length, the one with lower thresholds counts.",
+            ),
+            (_longest_run(scores.mean(0), thresholds), "The mean hides the worst model."),
+            (_longest_run(scores.max(0), thresholds), "That follows the best model."),
+            (
+                _longest_run(scores.min(0), thresholds, slack=0.0),
+                "A threshold within 0.02 of the best is good enough.",
             ),
         )
-        expect_close(
-            f"the bits of {L} characters, {V} kinds",
-            got,
-            want,
-            reason(
-                got,
-                want,
-                hints,
-                "−log2 p of the character that came, with p from softmax, and the mean of that.",
-            ),
-            rtol=1e-9,
+        why = next(
+            (hint for wrong, hint in hints if got == tuple(wrong)),
+            "Take the worst model at each threshold, and compare it with the worst model at the "
+            "best threshold.",
         )
-    passed("bits a character, whatever the size of the logits")
+        expect(
+            got == want,
+            f"for thresholds {thresholds.tolist()} and scores {scores.tolist()}, plateau returns "
+            f"{got}; expected {want}. {why}",
+        )
+    passed("a range of thresholds that all models agree on")
+
+
+def _good(scores, slack=0.02):
+    return np.flatnonzero(scores >= scores.max() - slack - 1e-12)
+
+
+def _longest_run(scores, places, slack=0.02, first=False):
+    """The ends of the longest (or first) run of good scores."""
+    good = _good(scores, slack)
+    runs = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)
+    run = runs[0] if first else max(runs, key=len)  # the first of the longest
+    return float(places[run[0]]), float(places[run[-1]])
+
+
+def check_rewritten(scores):
+    """Check what two trained tables recall whose keys were written twice.
+
+    Args:
+        scores (dict): for "sum" and for "delta rule", the shares of right answers on four keys, one
+            for each seed.
+    """
+    expect(
+        isinstance(scores, dict) and set(scores) == {"sum", "delta rule"},
+        'expected a dictionary with the scores of "sum" and of "delta rule".',
+    )
+    for name, shares in scores.items():
+        shares = np.asarray(shares, dtype=float)
+        expect(
+            shares.ndim == 1 and len(shares) >= 3,
+            f"{name}: expected one score for each of at least three seeds.",
+        )
+        expect(
+            bool(np.isfinite(shares).all() and (shares >= 0).all() and (shares <= 1).all()),
+            f"{name}: expected shares between 0 and 1, not percent.",
+        )
+    sums, deltas = (np.asarray(scores[name], dtype=float) for name in ("sum", "delta rule"))
+    expect(
+        sums.max() < 0.65,
+        f"the sum answers {sums.max():.2f}, more than a state that cannot tell which of two values "
+        "came later. Does it fade, does it erase, or does the test ask for the earlier one of keys "
+        "that came once?",
+    )
+    expect(
+        sums.min() > 0.3,
+        f"the sum answers {sums.min():.2f}; one of the two values of a key, at random, is right in "
+        "half of the cases. Train it longer, and look whether a value meets its key.",
+    )
+    expect(
+        deltas.min() > 0.8,
+        f"with the delta rule a network answers {deltas.min():.2f}. Are keys and queries of length "
+        "1, and does it read after it has written? Both rules get the same updates: try more of "
+        "them for both.",
+    )
+    passed("a sum keeps both values, the delta rule the later one")
 
 
 def check_bits_in_pieces(bits_in_pieces):
@@ -278,7 +322,7 @@ def check_most_texts(most_texts):
         most_texts (callable): takes bytes, tokens of a prompt and new tokens, all int; returns how
             many texts a Transformer and a Mamba of 130 million numbers can continue at once.
     """
-    weights, token, state = 2 * 129_135_360, 12 * 2 * 768 * 2, 24 * 1536 * 72
+    weights, token, state = 259_597_824, 12 * 2 * 768 * 2, 24 * 1536 * 72
     for memory, prompt, new in (
         (80 * 10**9, 2048, 128),
         (16 * 10**9, 100, 1000),
@@ -520,8 +564,8 @@ def check_delta_write(delta_write):
                 got,
                 want,
                 hints,
-                "New state: the old one plus beta times (value - what the key "
-                "retrieves), times the key as a row.",
+                "Try beta = 1 and a key of length 1: afterwards the key must retrieve the value, and "
+                "a key orthogonal to it what it retrieved before.",
             ),
             rtol=1e-9,
         )

@@ -9,10 +9,11 @@ from torch import nn
 
 from ssm_book.exercises import (
     check_bits_in_pieces,
-    check_bits_per_character,
     check_delta_write,
     check_least_bits,
     check_most_texts,
+    check_plateau,
+    check_rewritten,
     check_select_only,
     check_share_without_order,
 )
@@ -35,25 +36,42 @@ def share_by_chance(tokens, kinds):
     return counts.max(0).mean() / tokens
 
 
-def bits(logits, targets):
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    chosen = shifted[np.arange(len(targets)), targets]
-    return np.mean(np.log(np.exp(shifted).sum(axis=-1)) - chosen) / np.log(2)
+def plateau(thresholds, scores, reduce=np.min, slack=0.02):
+    worst = reduce(scores, axis=0)
+    good = [*(worst >= worst.max() - slack).tolist(), False]
+    best = (0, 0)
+    for i in range(len(worst)):
+        j = i
+        while good[j]:
+            j += 1
+        if j - i > best[1] - best[0]:
+            best = i, j
+    return thresholds[best[0]], thresholds[best[1] - 1]
 
 
-def bits_by_logaddexp(logits, targets):
-    cost = (
-        np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, targets[:, None], 1)[:, 0]
-    )
-    return float(cost.mean()) / math.log(2)
+def plateau_by_text(thresholds, scores):
+    worst = scores.min(0)
+    marks = "".join("x" if fine else " " for fine in worst >= worst.max() - 0.02)
+    longest = max(marks.split(), key=len)
+    start = marks.index(longest)
+    return np.array([thresholds[start], thresholds[start + len(longest) - 1]])
 
 
-def softmax(logits):
-    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+def plateau_with_holes(thresholds, scores):
+    worst = scores.min(0)
+    good = thresholds[worst >= worst.max() - 0.02]
+    return good[0], good[-1]
 
 
-def of(p, targets):
-    return p[np.arange(len(targets)), targets]
+def first_plateau(thresholds, scores):
+    worst = scores.min(0)
+    good = [*(worst >= worst.max() - 0.02), False]
+    begin = good.index(True)
+    return thresholds[begin], thresholds[good.index(False, begin) - 1]
+
+
+def last_plateau(thresholds, scores):
+    return plateau(thresholds[::-1], scores[:, ::-1])[::-1]
 
 
 def in_pieces(model, state, tokens, piece):
@@ -109,7 +127,7 @@ def pieces_of_equal_weight(model, state, tokens, piece):
     return np.mean(means)
 
 
-WEIGHTS, TOKEN, STATE = 2 * 129_135_360, 36_864, 2_654_208
+WEIGHTS, TOKEN, STATE = 259_597_824, 36_864, 2_654_208
 
 
 def texts(memory, prompt, new):
@@ -239,12 +257,13 @@ def delta_by_loops(x, key, value, beta):
 RIGHT = [
     (check_share_without_order, share_by_series),
     (check_share_without_order, share_by_chance),
-    (check_bits_per_character, bits),
-    (check_bits_per_character, bits_by_logaddexp),
     (check_bits_in_pieces, in_pieces),
     (check_bits_in_pieces, in_pieces_with_the_row_before),
     (check_most_texts, texts),
     (check_most_texts, texts_by_trying),
+    (check_plateau, plateau),
+    (check_plateau, plateau_by_text),
+    (check_rewritten, {"sum": [0.5, 0.55, 0.52], "delta rule": np.array([1.0, 0.98, 0.95])}),
     (check_least_bits, table),
     (check_least_bits, table_by_lgamma),
     (check_select_only, SelectOnly),
@@ -266,16 +285,6 @@ WRONG = [
     (check_share_without_order, lambda t, k: t * share_by_series(t, k), "divide it"),
     (check_share_without_order, lambda t, k: 0.99, "over all words"),
     (check_share_without_order, lambda t, k: None, "did you forget to return"),
-    (check_bits_per_character, lambda x, y: bits(x, y) * np.log(2), "nats"),
-    (check_bits_per_character, lambda x, y: bits(x, y) * len(y), "the sum"),
-    (check_bits_per_character, lambda x, y: -bits(x, y), "sign"),
-    (check_bits_per_character, lambda x, y: 2 ** bits(x, y), "perplexity"),
-    (check_bits_per_character, lambda x, y: -np.log2(softmax(x)).mean(), "could have"),
-    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y).mean()), "logarithm first"),
-    (check_bits_per_character, lambda x, y: -of(x, y).mean() / np.log(2), "no logarithms"),
-    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y)).mean(), "overflows"),
-    (check_bits_per_character, lambda x, y: -np.log2(of(softmax(x), y)), "one number"),
-    (check_bits_per_character, lambda x, y: 1 + bits(x, y), "and the mean of that"),
     (check_bits_in_pieces, pieces_that_forget, "hand on the state"),
     (check_bits_in_pieces, pieces_without_seams, "left out"),
     (check_bits_in_pieces, pieces_of_themselves, "not of token k"),
@@ -326,9 +335,6 @@ WRONG = [
     (check_share_without_order, counts_by_chance, "divide it"),
     (check_share_without_order, lambda t, k: float("nan"), "finite number"),
     (check_share_without_order, lambda t, k: np.ones(t), "one number"),
-    (check_bits_per_character, lambda x, y: np.nan, "finite number"),
-    (check_bits_per_character, lambda x, y: bits(x, np.roll(y, -1)), "np.roll moves"),
-    (check_bits_per_character, lambda x, y: bits(x, np.roll(y, 1)), "np.roll moves"),
     (check_bits_in_pieces, pieces_rolled, "np.roll brings the first character to the end"),
     (
         check_bits_in_pieces,
@@ -338,6 +344,25 @@ WRONG = [
     (check_bits_in_pieces, pieces_rolled_alone, "first character of each piece to its end"),
     (check_bits_in_pieces, lambda *a: np.nan, "finite number"),
     (check_most_texts, lambda m, p, n: (np.nan, np.inf), "two finite whole numbers"),
+    (check_plateau, lambda *a: None, "did you forget to return"),
+    (check_plateau, lambda t, s: t[0], "two numbers"),
+    (check_plateau, lambda t, s: plateau(t, s)[::-1], "lowest comes first"),
+    (check_plateau, lambda t, s: plateau(np.arange(len(t)), s), "places in the list"),
+    (check_plateau, plateau_with_holes, "unbroken"),
+    (check_plateau, first_plateau, "later range is longer"),
+    (check_plateau, last_plateau, "equal length"),
+    (check_plateau, lambda t, s: plateau(t, s, np.mean), "hides the worst"),
+    (check_plateau, lambda t, s: plateau(t, s, np.max), "best model"),
+    (check_plateau, lambda t, s: plateau(t, s, slack=0.0), "good enough"),
+    (check_plateau, lambda t, s: (-1.0, np.nan), "worst model at each"),
+    (check_rewritten, [0.5, 0.5, 0.5], "a dictionary"),
+    (check_rewritten, {"sum": [0.5] * 3}, "a dictionary"),
+    (check_rewritten, {"sum": [0.5], "delta rule": [1.0]}, "three seeds"),
+    (check_rewritten, {"sum": [52, 50, 51], "delta rule": [99, 98, 97]}, "not percent"),
+    (check_rewritten, {"sum": [np.nan] * 3, "delta rule": [1.0] * 3}, "between 0 and 1"),
+    (check_rewritten, {"sum": [0.9] * 3, "delta rule": [1.0] * 3}, "which of two values"),
+    (check_rewritten, {"sum": [0.1] * 3, "delta rule": [1.0] * 3}, "at random"),
+    (check_rewritten, {"sum": [0.5] * 3, "delta rule": [0.5] * 3}, "after it has written"),
     (check_select_only, lambda *a: None, "did you forget to return"),
     (
         check_select_only,
@@ -384,7 +409,7 @@ WRONG = [
     ),
     (check_delta_write, lambda x, k, v, b: (1 - b) * x + b * np.outer(v, k), "whole state fade"),
     (check_delta_write, lambda x, k, v, b: x + np.nan, "not finite"),
-    (check_delta_write, lambda x, k, v, b: x + 1, "times the key as a row"),
+    (check_delta_write, lambda x, k, v, b: x + 1, "a key of length 1"),
 ]
 
 
@@ -399,8 +424,6 @@ def test_wrong_answers_are_explained(check, answer, words, explains):
     "check, answer",
     [
         (check_share_without_order, lambda t, k: np.nan),
-        (check_bits_per_character, lambda x, y: np.mean(np.full(3, np.nan))),
-        (check_bits_per_character, lambda x, y: np.log2(-1.0)),
         (check_bits_in_pieces, lambda *a: np.float64(0) / 0),
         (check_least_bits, lambda p, k, v: np.nan),
         (check_most_texts, lambda m, p, n: (np.nan, np.nan)),
