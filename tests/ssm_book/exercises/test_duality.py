@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize_scalar
 from scipy.signal import fftconvolve, lfilter
 
@@ -82,6 +83,23 @@ def least_squares_pole(u, y, W, scaled=True, unit_sum=False, circle=False):
     return minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x
 
 
+def pole_by_training(u, y, W, unit_sum=False, circle=False, updates=200):
+    """What readers write: Adam on the logit of the pole, which can end before a flat minimum."""
+    u, y, n = torch.tensor(u), torch.tensor(y), len(u) + (0 if circle else W)
+    logit = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logit], lr=0.2)
+    for _ in range(updates):
+        optimizer.zero_grad()
+        rho = torch.sigmoid(logit)
+        K = (1 - rho) * rho ** torch.arange(W)
+        if unit_sum:
+            K = K / K.sum()
+        output = torch.fft.irfft(torch.fft.rfft(u, n) * torch.fft.rfft(K, n), n)[: len(u)]
+        torch.mean((output - y) ** 2).backward()
+        optimizer.step()
+    return torch.sigmoid(logit).item()
+
+
 def pole_by_regression(u, y, W):
     """y_k - u_k = rho (y_{k-1} - u_k), which needs no convolution and does not bear noise."""
     return np.linalg.lstsq((y[:-1] - u[1:])[:, None], (y - u)[1:], rcond=None)[0][0]
@@ -156,6 +174,7 @@ RIGHT = [
     (check_crossing, lambda d, percent: math.ceil(Fraction(12 * d * percent, 100 - percent))),
     (check_crossing, lambda d, percent: float(crossing_of(12)(d, percent))),
     (check_learn_pole, least_squares_pole),
+    (check_learn_pole, pole_by_training),
     (check_stream, stream_by_table),
     (check_realize, realize_by_observability),
     (check_realize, realize_by_companion),
@@ -183,7 +202,17 @@ def without_n_on_the_way_back(u, K):
 
 def realize_one_step_late(K, N):
     A, B, C = realize_by_companion(K, N)
-    return A, np.linalg.solve(A, B), C  # K_0 = C A^-1 B is nothing that the check knows
+    return A, np.linalg.solve(A, B), C  # K_0 = C A^-1 B
+
+
+def realize_changed(change):
+    return lambda K, N: change(*realize_by_observability(K, N))
+
+
+def realize_without_singular_values(K, N):
+    U, _, Vt = np.linalg.svd(hankel(K))
+    A = np.linalg.lstsq(U[:-1, :N], U[1:, :N], rcond=None)[0]
+    return A, Vt[:N, :1], U[:1, :N]
 
 
 WRONG = [
@@ -231,6 +260,9 @@ WRONG = [
     (check_learn_pole, lambda *a: least_squares_pole(*a, scaled=False), "factor 1 - rho"),
     (check_learn_pole, lambda *a: least_squares_pole(*a, unit_sum=True), "sum of 1"),
     (check_learn_pole, lambda *a: least_squares_pole(*a, circle=True), "wrapped round"),
+    (check_learn_pole, lambda *a: pole_by_training(*a, unit_sum=True), "sum of 1"),
+    (check_learn_pole, lambda *a: pole_by_training(*a, circle=True), "wrapped round"),
+    (check_learn_pole, lambda *a: pole_by_training(*a, updates=20), "more updates"),
     (check_learn_pole, lambda u, y, W: least_squares_pole(u, y, len(u)), "Cut yours"),
     (check_learn_pole, pole_by_regression, "one before"),
     (check_learn_pole, lambda *a: 0.8, "more updates"),
@@ -250,7 +282,12 @@ WRONG = [
     (check_stream, lambda *a: 1.0, "two things"),
     (check_realize, lambda K, N: realize_by_companion(K, N + 1), "A has shape"),
     (check_realize, lambda K, N: realize_by_observability(K[1:], N), "one step early"),
-    (check_realize, realize_one_step_late, "rows of O"),
+    (check_realize, realize_one_step_late, "C B should be"),
+    (check_realize, realize_without_singular_values, "give back H"),
+    (check_realize, realize_changed(lambda A, B, C: (A.T, B, C)), "transposed"),
+    (check_realize, realize_changed(lambda A, B, C: (np.linalg.inv(A), B, C)), "one step back"),
+    (check_realize, realize_changed(lambda A, B, C: (0 * A, B, C)), "look at A"),
+    (check_realize, realize_changed(lambda A, B, C: (np.nan * A, B, C)), "not finite"),
     (check_realize, lambda K, N: 1.0, "three arrays"),
     (check_realize, lambda K, N: None, "did you forget to return"),
 ]
