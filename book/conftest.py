@@ -45,7 +45,10 @@ def settled(new, stored):
 
 
 def named(outputs, skipped):
-    """Outputs whose glued values carry their name and tolerance where nbval compares."""
+    """Outputs whose glued values carry their name and tolerance where nbval compares.
+
+    A glued page of HTML is a film, compared by its text as pictures are.
+    """
     for output in outputs:
         if name_of(output) is None:
             yield output
@@ -53,7 +56,7 @@ def named(outputs, skipped):
         kinds = {kind.removeprefix(HIDDEN): value for kind, value in output["data"].items()}
         yield NotebookNode(output_type=output.output_type, data={
             f"{kind} of {name_of(output)!r}, tolerance {tolerance_of(output):g}": value
-            for kind, value in kinds.items() if kind not in skipped
+            for kind, value in kinds.items() if kind not in (*skipped, "text/html")
         })
 
 

@@ -15,7 +15,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = pages()
 NOTEBOOKS = chapters()  # chapters and the pages that go deeper
 CHAPTERS = [name for name in NOTEBOOKS if not name.endswith("-deeper")]
-SECOND_EDITION = [name for name in CHAPTERS if f"{name}-deeper" in NOTEBOOKS]
 SOURCES = sorted(path.stem for path in (ROOT / "book" / "source").glob("*.md"))
 
 
@@ -41,6 +40,7 @@ def labels(text):
 
 def test_every_source_is_a_chapter_of_the_book():
     assert sorted(NOTEBOOKS) == SOURCES
+    assert sorted(NOTEBOOKS) == sorted([*CHAPTERS, *(f"{name}-deeper" for name in CHAPTERS)])
     assert all((ROOT / f"{p}.ipynb").exists() or (ROOT / f"{p}.md").exists() for p in PAGES)
 
 
@@ -52,9 +52,8 @@ def test_notebook_is_its_source_and_has_run(name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_cells_are_short(name):
-    most = 40 if name.removesuffix("-deeper") in SECOND_EDITION else 25
-    long = [cell.source for cell in code_cells(name) if len(cell.source.splitlines()) > most]
-    assert not long, f"over {most} lines:\n{long[0]}"
+    long = [cell.source for cell in code_cells(name) if len(cell.source.splitlines()) > 40]
+    assert not long, f"over 40 lines:\n{long[0]}"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -115,15 +114,13 @@ def test_glued_values_can_be_compared(name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_is_whole(name):
     text = prose(name)
-    first = "Overview", "Where people go wrong", "Takeaways", "Exercises", "Where to read on"
-    second = "In short", "Pitfalls", "Summary", "Exercises", "Where next"
-    for heading in second if name in SECOND_EDITION else first:
+    for heading in ("In short", "Pitfalls", "Summary", "Exercises", "Where next"):
         assert re.search(rf"^## {heading}$", text, re.MULTILINE), f"no section {heading!r}"
     assert "{cite:" in text
     assert any("ssm_core" in cell.source for cell in code_cells(name))
 
 
-@pytest.mark.parametrize("name", SECOND_EDITION)
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_main_line_can_be_read_in_half_an_hour(name):
     page = lengths(name)
     assert page.words <= 3500
@@ -161,8 +158,7 @@ def test_each_exercise_has_a_stub_a_check_three_hints_and_a_solution(name):
         stub = STUB.search(exercise["text"]).group(1)
         check = re.search(r"^(check_\w+)\((\w+)\)$", stub, re.MULTILINE)
         assert check.group(2) == re.search(r"^def (\w+)\(", stub, re.MULTILINE).group(1)
-        if name in SECOND_EDITION:
-            assert f"import {check.group(1)}\n" in stub
+        assert f"import {check.group(1)}\n" in stub
         assert f"{check.group(1)}(" in ran.replace(f"import {check.group(1)}", "")
         hints = re.findall(r"^(\d)\. (.+)$", exercise["hints"], re.MULTILINE)
         assert [level for level, _ in hints] == ["1", "2", "3"]

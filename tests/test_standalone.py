@@ -118,10 +118,6 @@ def test_no_syntax_of_the_book_is_left(notebooks, name):
     expected = {"{cite:t}", "{eq}", "tags"}
     if not name.endswith("-deeper"):
         expected.add("{exercise}")
-    if (
-        f"{name.removesuffix('-deeper')}-deeper" not in CHAPTERS
-    ):  # the second edition prints numbers
-        expected.add("{glue:text}")
     assert expected <= left_in_the_chapter
 
 
