@@ -7,28 +7,53 @@ from ssm_core.rnn import orthogonal, rnn, with_spectral_radius
 
 
 def check_forget_bias(forget_bias):
-    """Check ``forget_bias(steps) -> bias`` of a gate that alone keeps half after so many steps."""
-    for steps in (10, 1000, 2, 1):
-        bias = forget_bias(steps)
-        expect(bias is not None, "forget_bias returned None: did you forget to return the bias?")
-        expect(np.ndim(bias) == 0, f"forget_bias returned an array of shape {np.shape(bias)}.")
+    """Check ``forget_bias(shortest, longest, N) -> (N,)`` of gates with half-lives between the two."""
+    for shortest, longest, N in ((10, 1000, 3), (1, 64, 7), (5, 20_000, 2)):
+        bias = forget_bias(shortest, longest, N)
+        expect(bias is not None, "forget_bias returned None: did you forget to return the biases?")
         expect(
-            np.isfinite(bias),
-            f"The bias for steps = {steps} is {bias}; it should be finite for every number of steps "
-            "from 1 on. A half-life of one step takes a gate of one half.",
+            np.shape(bias) == (N,),
+            f"forget_bias returned an array of shape {np.shape(bias)}, expected {(N,)}.",
         )
-        kept = float(1 / (1 + np.exp(-np.asarray(bias, dtype=float)))) ** steps
-        if abs(kept - np.exp(-1)) < 0.05 and steps >= 10:
-            why = "That is close to 1/e: you set the time constant, the question is the half-life."
-        elif bias <= 0 < steps - 1:
-            why = "A bias of zero or less halves the cell at every step, or worse."
-        else:
-            why = "Solve sigmoid(bias) ** steps = 1/2 for the bias."
+        bias = np.asarray(bias, dtype=float)
         expect(
-            abs(kept - 0.5) < 1e-9,
-            f"After {steps} steps the gate keeps {kept:.4f} of the cell, expected 0.5. {why}",
+            np.all(np.isfinite(bias)),
+            f"The biases for half-lives from {shortest} to {longest} are {bias.round(3)}; they should "
+            "be finite for every half-life from 1 on. A half-life of one step takes a gate of one half.",
         )
-    passed("the gate halves the cell in exactly the time that was asked for")
+        with np.errstate(divide="ignore"):
+            got = np.log(2) / np.logaddexp(0, -bias)  # ln 2 / -ln(sigmoid)
+        want = np.geomspace(shortest, longest, N)
+        why = "Solve sigmoid(bias) ** half_life = 1/2 for each half-life."
+        hints = (
+            (
+                want * np.log(2),
+                "That is ln 2 times the half-life: you set the time constant, after which 1/e is "
+                "left. The question is the half-life.",
+            ),
+            (want[::-1], "The shortest half-life comes first."),
+            (
+                np.linspace(shortest, longest, N),
+                "The half-lives are spread evenly, so most are long. Neighbours should have the same "
+                "ratio.",
+            ),
+        )
+        for value, hint in hints:
+            if np.allclose(got, value, rtol=0.01) and not np.allclose(value, want, rtol=0.05):
+                why = hint
+        ends = np.allclose(got[[0, -1]], want[[0, -1]], rtol=1e-9)
+        if ends and N > 2 and np.allclose(np.diff(bias, 2), 0, atol=1e-9):
+            why = (
+                "The ends are right, but it is the biases that you spread evenly. "
+                "Spread the half-lives so that neighbours have the same ratio."
+            )
+        wrong = int(np.argmax(np.abs(np.log(got / want))))
+        expect(
+            np.allclose(got, want, rtol=1e-9),
+            f"Gate {wrong} of {N} has a half-life of {got[wrong]:.4g} steps, expected "
+            f"{want[wrong]:.4g}. {why}",
+        )
+    passed("gates whose half-lives cover the range evenly, from lag to lag by the same factor")
 
 
 def check_transient(transient):
@@ -80,7 +105,7 @@ def check_transient(transient):
 def check_bptt(gradients):
     """Check ``gradients(u, W, U, b, c) -> (dW, dU, db)`` of the sum of c[k] · h[k] over all k."""
     rng = np.random.default_rng(1)
-    for N, M, L in ((1, 1, 1), (3, 1, 2), (4, 2, 9)):
+    for N, M, L in ((3, 1, 3), (1, 1, 1), (4, 2, 9)):  # the first tells all slips apart
         W = with_spectral_radius(rng.standard_normal((N, N)), 1.1)
         U, b = rng.standard_normal((N, M)), rng.standard_normal(N)
         u, c = rng.standard_normal((L, M)), rng.standard_normal((L, N))
@@ -331,11 +356,11 @@ def _wrong_gradients(u, W, U, b, c):
 
     last_only = np.vstack([np.zeros_like(c[:-1]), c[-1:]])
 
-    def walk(back=W.T, states=before, slope=True, passed_on=1, c=c):
+    def walk(back=W.T, states=before, slope=h, passed_on=1, c=c):
         dW, dU, db, delta = np.zeros_like(W), np.zeros_like(U), np.zeros_like(b), np.zeros(len(W))
         for k in reversed(range(len(u))):
             delta = passed_on * delta + c[k]
-            a = delta * (1 - h[k] ** 2) if slope else delta
+            a = delta if slope is None else delta * (1 - slope[k] ** 2)
             dW, dU, db = dW + np.outer(a, states[k]), dU + np.outer(a, u[k]), db + a
             delta = back @ a
         return dW, dU, db
@@ -355,5 +380,10 @@ def _wrong_gradients(u, W, U, b, c):
             "The weight W acts on the state before the step: h[k-1], and zero for k = 0.",
             walk(states=h),
         ),
-        ("The slope of tanh, 1 - h[k]**2, is missing.", walk(slope=False)),
+        ("The slope of tanh, 1 - h[k]**2, is missing.", walk(slope=None)),
+        (
+            "You take the slope of tanh at h[k-1]; the tanh of step k returns h[k], so its slope there "
+            "is 1 - h[k]**2.",
+            walk(slope=before),
+        ),
     )

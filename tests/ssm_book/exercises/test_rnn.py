@@ -19,13 +19,22 @@ from ssm_core.rnn import orthogonal, rnn, rnn_jacobians
 # check_forget_bias
 
 
-def bias_by_formula(steps):
-    p = 2 ** (-1 / steps)
+def bias_by_formula(shortest, longest, N):
+    p = 2 ** (-1 / np.geomspace(shortest, longest, N))
     return np.log(p / (1 - p))
 
 
-def bias_by_search(steps):
-    return brentq(lambda b: steps * np.log1p(np.exp(-b)) - np.log(2), -1, 20, xtol=1e-14)
+def bias_by_search(shortest, longest, N):
+    ratio = (longest / shortest) ** (1 / (N - 1))
+    return [
+        brentq(
+            lambda b, life=shortest * ratio**n: life * np.log1p(np.exp(-b)) - np.log(2),
+            -1,
+            20,
+            xtol=1e-14,
+        )
+        for n in range(N)
+    ]
 
 
 @pytest.mark.parametrize("answer", [bias_by_formula, bias_by_search])
@@ -33,15 +42,39 @@ def test_forget_bias_right(answer, accepts):
     accepts(check_forget_bias, answer)
 
 
+def bias_of_the_time_constant(shortest, longest, N):
+    p = np.exp(-1 / np.geomspace(shortest, longest, N))
+    return np.log(p / (1 - p))
+
+
+def bias_of_even_half_lives(shortest, longest, N):
+    p = 2 ** (-1 / np.linspace(shortest, longest, N))
+    return np.log(p / (1 - p))
+
+
+def even_biases(shortest, longest, N):
+    return np.linspace(*bias_by_formula(shortest, longest, 2), N)
+
+
 @pytest.mark.parametrize(
     "answer, why",
     [
-        (lambda steps: np.log(steps - 1), "close to 1/e"),
-        (lambda steps: 0.0, "zero or less halves"),
-        (lambda steps: float(steps), "Solve sigmoid"),
-        (lambda steps: None, "forget to return"),
-        (lambda steps: np.zeros(3), "array of shape"),
-        (lambda steps: -np.inf if steps == 1 else bias_by_formula(steps), "half-life of one step"),
+        (bias_of_the_time_constant, "set the time constant"),
+        (bias_of_even_half_lives, "same ratio"),
+        (even_biases, "the biases that you spread evenly"),
+        (lambda *args: bias_by_formula(*args)[::-1], "shortest half-life comes first"),
+        (lambda shortest, longest, N: np.zeros(N), "Solve sigmoid"),
+        (lambda shortest, longest, N: np.full(N, 800.0), "half-life of"),
+        (lambda shortest, longest, N: np.full(N, -800.0), "half-life of"),
+        (lambda *args: None, "forget to return"),
+        (lambda shortest, longest, N: np.zeros(N + 1), "array of shape"),
+        (lambda *args: 1.0, "array of shape"),
+        (
+            lambda shortest, longest, N: (
+                np.full(N, -np.inf) if shortest == 1 else bias_by_formula(shortest, longest, N)
+            ),
+            "half-life of one step",
+        ),
     ],
 )
 def test_forget_bias_wrong(answer, why, explains):
@@ -136,6 +169,15 @@ def test_bptt_right(answer, accepts):
 )
 def test_bptt_wrong(options, why, explains):
     explains(check_bptt, lambda *args: walk(*args, **options), why)
+
+
+def test_bptt_slope_of_the_step_before(explains):
+    def slope_before(u, W, U, b, c):
+        h = rnn(u, W, U, b)
+        slopes = iter(1 - np.vstack([np.zeros(len(W)), h[:-1]])[::-1] ** 2)
+        return walk(u, W, U, b, c, slope=lambda _: next(slopes))
+
+    explains(check_bptt, slope_before, "slope of tanh at h")
 
 
 def test_bptt_needs_three(explains):
