@@ -1,5 +1,7 @@
 """Checks for the chapter on the selective scan."""
 
+from unittest import mock
+
 import numpy as np
 
 from ssm_book.exercises._report import expect, expect_close, passed, reason, returned
@@ -62,17 +64,23 @@ def check_exclusive_scan(exclusive):
     """Check ``exclusive(a, b, combine)``: what acts before each of L steps, with little work.
 
     Args:
-        exclusive (callable): takes a and b, float64 (L,) with L a power of two, and a function
-            that combines stacks of pairs; returns a and b of the steps before each, (L,) each.
+        exclusive (callable): takes a and b, float64 (L,), and a function that combines stacks of
+            pairs; returns a and b of the steps before each, (L,) each.
     """
     rng = np.random.default_rng(1)
-    for L in (1, 2, 8, 256):
+    for L in (1, 2, 8, 256, 3, 5, 100, 257):  # powers of two first
         a, b = rng.uniform(0.5, 1.0, L), rng.standard_normal(L)
         calls, pairs = 0, 0
 
-        def combine(first, second):
+        def combine(first, second, L=L):
             nonlocal calls, pairs
             (a1, b1), (a2, b2) = first, second
+            expect(
+                np.shape(a1) == np.shape(b1) == np.shape(a2) == np.shape(b2),
+                f"For L = {L}, combine was called with {np.size(a1)} and {np.size(a2)} pairs. Where "
+                "a level has an odd number of steps, the last one has no partner: give it the "
+                "identity, a = 1 and b = 0.",
+            )
             calls, pairs = calls + 1, pairs + np.size(a1)
             return a2 * a1, a2 * b1 + b2
 
@@ -107,10 +115,16 @@ def check_exclusive_scan(exclusive):
         expect(
             L < 256 or pairs <= 3 * L,
             f"{pairs} pairs were combined for L = {L}, expected at "
-            f"most {3 * L}. Doubling the reach of every entry takes L log2(L) of them; fold "
-            "neighbours into half as many on the way up instead.",
+            f"most {3 * L}. "
+            + (
+                "Doubling the reach of every entry takes L log2(L) of them; fold neighbours into "
+                "half as many on the way up instead."
+                if L == 256
+                else "Padding to a power of two nearly doubles the work here: pad each level by "
+                "one at most."
+            ),
         )
-        allowed = 2 * int(np.log2(L)) + 2
+        allowed = 2 * int(np.ceil(np.log2(L))) + 2
         expect(
             calls <= allowed,
             f"combine was called {calls} times for L = {L}, expected at most "
@@ -343,20 +357,10 @@ def check_learn_decays(learn_decays):
         learn_decays (callable): takes float32 tensors u, delta and y (1, 1, L), B and C (1, n, L);
             returns A, a tensor (n,).
     """
-    import torch
-
-    from ssm_core.scan import selective_scan_ref
-
-    for rates in ((0.7,), (0.5, 4.0, 1.5)):
-        random = torch.Generator().manual_seed(len(rates))
-        n, L = len(rates), 128
-        u, B, C = (torch.randn(1, m, L, generator=random) for m in (1, n, n))
-        delta = 0.05 + 0.3 * torch.rand(1, 1, L, generator=random)
-        y = selective_scan_ref(u, delta, -torch.tensor([rates]), B, C)
-        answer = returned(_run(learn_decays, u, delta, B, C, y), "learn_decays")
-        if isinstance(answer, torch.Tensor):
-            answer = answer.detach().cpu().numpy()
-        got, want = np.array(answer, dtype=float), -np.array(rates)
+    asked = [(rates, *_learned(learn_decays, rates)) for rates in _CHANNELS]
+    largest = max(each for *_, each in asked)
+    for rates, got, _ in asked:
+        n, want = len(rates), -np.array(rates)
         expect(
             got.shape in ((n,), (1, n)),
             f"A has shape {got.shape}; expected ({n},), one rate for each state.",
@@ -377,22 +381,60 @@ def check_learn_decays(learn_decays):
             "These are log(-A), what you trained; return A itself.",
         )
         expect(
-            bool(np.any(np.abs(got - got.mean()) > 1e-6)) or n == 1,
-            "All elements are equal: did the optimizer take a step?",
-        )
-        expect(
             bool(np.all(got < 0)),
             f"A has a positive element, {got.max():.3g}: such a state grows. Train log(-A).",
+        )
+        expect(
+            largest <= 0,
+            f"On the way, A had a positive element, {largest:.3g}: such a state grows, and in a "
+            "longer sequence it would overflow. Train log(-A): no update makes A positive.",
+        )
+        expect(
+            not np.array_equal(asked[0][1], asked[1][1]) and (n == 1 or np.ptp(got) > 1e-6),
+            "A is the same for different decays: does the loss reach what you train, and does the "
+            "optimizer take steps?",
         )
         expect_close(
             f"A for n = {n}",
             got,
             want,
-            "The output does not determine it better than that only if the training stopped too "
-            "early: take more updates, or larger ones.",
+            "The training stopped too early: take more updates, or a larger learning rate.",
             **close,
         )
     passed("the decays were learned through the scan")
+
+
+_CHANNELS = ((0.7,), (2.0,), (0.5, 4.0, 1.5), (0.02,))
+
+
+def _learned(learn_decays, rates):
+    """The answer for one channel, and the largest element of A that a scan was given on the way."""
+    import torch
+
+    from ssm_core import scan
+
+    random = torch.Generator().manual_seed(len(rates))
+    n, L, largest = len(rates), 128, -np.inf
+    u, B, C = (torch.randn(1, m, L, generator=random) for m in (1, n, n))
+    delta = 0.05 + 0.3 * torch.rand(1, 1, L, generator=random)
+    y = scan.selective_scan_ref(u, delta, -torch.tensor([rates]), B, C)
+
+    def look(check):
+        def checked(u, delta, A, *rest):
+            nonlocal largest
+            largest = max(largest, float(torch.as_tensor(A).detach().max()))
+            return check(u, delta, A, *rest)
+
+        return checked
+
+    with (
+        mock.patch.object(scan, "check_scan", look(scan.check_scan)),
+        mock.patch.object(scan.reference, "check_scan", look(scan.reference.check_scan)),
+    ):
+        answer = returned(_run(learn_decays, u, delta, B, C, y), "learn_decays")
+    if isinstance(answer, torch.Tensor):
+        answer = answer.detach().cpu().numpy()
+    return np.array(answer, dtype=float), largest
 
 
 def _pair(answer, name):

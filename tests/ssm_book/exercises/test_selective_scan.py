@@ -37,23 +37,38 @@ def queue_by_matrices(first, second):
     return np.array(joint[0])
 
 
-def by_sweeps(a, b, combine, order=lambda before, left: (before, left)):
-    """Blelloch, with a list of levels."""
+def by_sweeps(a, b, combine, order=lambda before, left: (before, left), pad=True):
+    """Blelloch, with a list of levels; those of odd length end in an identity, if ``pad``."""
     levels = [(a, b)]
     while len(levels[-1][0]) > 1:
         a, b = levels[-1]
+        if pad and len(a) % 2:
+            levels[-1] = a, b = np.r_[a, 1.0], np.r_[b, 0.0]
         levels.append(combine((a[0::2], b[0::2]), (a[1::2], b[1::2])))
     before = np.ones(1), np.zeros(1)
     for a, b in reversed(levels[:-1]):
+        before = tuple(part[: len(a[0::2])] for part in before)
         right = combine(*order(before, (a[0::2], b[0::2])))
         before = tuple(np.stack(pair, axis=1).ravel() for pair in zip(before, right))
     return before
+
+
+def cut(pair, L):
+    return tuple(part[:L] for part in pair)
+
+
+def to_power_of_two(a, b, combine):
+    more = 2 ** int(np.ceil(np.log2(len(a)))) - len(a)
+    return cut(by_sweeps(np.r_[a, np.ones(more)], np.r_[b, np.zeros(more)], combine), len(a))
 
 
 def by_recursion(a, b, combine):
     """Scan the folded pairs, half as many, and step from each to its right neighbour."""
     if len(a) == 1:
         return np.ones(1), np.zeros(1)
+    if len(a) % 2:  # the last step has no partner, and needs none
+        before = by_recursion(np.r_[a, 1.0], np.r_[b, 0.0], combine)
+        return before[0][:-1], before[1][:-1]
     left = a[0::2], b[0::2]
     before = by_recursion(*combine(left, (a[1::2], b[1::2])), combine)
     out = np.empty(len(a)), np.empty(len(a))
@@ -80,7 +95,7 @@ def one_by_one(a, b, combine):
 
 
 def inclusive(a, b, combine):
-    before = by_sweeps(a, b, combine)
+    before = cut(by_sweeps(a, b, combine), len(a))
     return a * before[0], a * before[1] + b
 
 
@@ -156,6 +171,16 @@ def learn(u, delta, B, C, y, updates=300, rate=0.05, start=0.0):
     return -torch.exp(log_rates[0]).detach()
 
 
+def learn_unconstrained(u, delta, B, C, y, updates=300, rate=0.05):
+    A = torch.full((1, B.shape[1]), -1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([A], lr=rate)
+    for _ in range(updates):
+        optimizer.zero_grad()
+        (selective_scan_fn(u, delta, A, B, C) - y).square().mean().backward()
+        optimizer.step()
+    return A[0].detach()
+
+
 def gradient_by_padding(a, x, dx, scan):
     """One more step in front, so that nothing has to be shifted: it reads a_0 and is dropped."""
     flipped = scan(np.r_[0.0, a[:0:-1]], dx[::-1])
@@ -170,7 +195,7 @@ def floors(b, d, n, copy, exps):
 RIGHT = [
     (check_combine, queue),
     (check_combine, queue_by_matrices),
-    (check_exclusive_scan, by_sweeps),
+    (check_exclusive_scan, lambda a, b, c: cut(by_sweeps(a, b, c), len(a))),
     (check_exclusive_scan, by_recursion),
     (check_chunk_starts, starts_by_walking),
     (check_chunk_starts, starts_by_products),
@@ -223,6 +248,8 @@ WRONG = [
         "in this order",
     ),
     (check_exclusive_scan, by_doubling, "Doubling the reach"),
+    (check_exclusive_scan, lambda *a: by_sweeps(*a, pad=False), "has no partner"),
+    (check_exclusive_scan, to_power_of_two, "Padding to a power of two"),
     (check_exclusive_scan, one_by_one, "joins all pairs"),
     (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, combine), "never called"),
     (check_exclusive_scan, lambda a, b, c: by_sweeps(a, b, c)[1], "two things"),
@@ -280,7 +307,10 @@ WRONG = [
     (check_step_floors, lambda *a: floors(*a)[0], "two things"),
     (check_learn_decays, lambda *a: -learn(*a), "without their sign"),
     (check_learn_decays, lambda *a: torch.log(-learn(*a)), "return A itself"),
-    (check_learn_decays, lambda *a: learn(*a, updates=0), "stopped too early"),
+    (check_learn_decays, lambda *a: learn(*a, updates=0), "does the optimizer take steps"),
+    (check_learn_decays, lambda u, d, B, C, y: -torch.ones(B.shape[1]), "take steps"),
+    (check_learn_decays, learn_unconstrained, "On the way"),
+    (check_learn_decays, lambda *a: learn_unconstrained(*a, rate=0.02, updates=600), "On the way"),
     (check_learn_decays, lambda *a: learn(*a, updates=3), "stopped too early"),
     (check_learn_decays, lambda *a: learn(*a) * torch.nan, "not finite"),
     (check_learn_decays, lambda *a: learn(*a)[:, None], "one rate for each state"),
