@@ -1,6 +1,7 @@
 """What a program of the backward kernel puts aside, and how its threads find it again.
 
-The workspace is small enough to stay in the GPU's caches. Its sizes are in
+The workspace is smaller than the second-level cache of large GPUs, but part of what is written to it
+goes on to main memory all the same (benchmarks/NOTES.md). Its sizes are in
 ``ssm_core.scan.triton.plan.Workspace``.
 """
 
