@@ -65,8 +65,8 @@ def discretize(
 
     approximates the continuous output, :math:`y_k \approx y(k\,dt)`. The rules
     ``backward_euler``, ``bilinear``, ``gbt`` and ``foh`` need the input at the end of a step too.
-    They fold it into the state: the state is then not a sample of x(t), and ``Cb``, ``Db`` differ
-    from ``C``, ``D``. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and Mamba write, see
+    They fold it into the state: the state is then not a sample of x(t), ``Db`` differs from ``D``,
+    and so does ``Cb`` from ``C`` or, for ``foh``, ``Bb`` from Gamma. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and Mamba write, see
     :meth:`ssm_core.lti.ContinuousSSM.discretize`.
 
     Args:

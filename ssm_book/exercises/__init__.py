@@ -22,6 +22,7 @@ from ssm_book.exercises.discretization import (
     check_half_steps,
     check_largest_euler_step,
     check_learn_system,
+    check_move_weights,
     check_phi,
     check_prewarped,
     check_to_scipy,

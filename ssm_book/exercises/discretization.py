@@ -14,6 +14,7 @@ __all__ = [
     "check_half_steps",
     "check_largest_euler_step",
     "check_learn_system",
+    "check_move_weights",
     "check_phi",
     "check_prewarped",
     "check_to_scipy",
@@ -148,6 +149,10 @@ def check_best_factor(best_factor):
                 "The weights are Δ here. An error is squared before it is averaged, and so is Δ.",
             ),
             (phi(a * steps.mean()), "This is φ at the mean step: right if all steps are equal."),
+            (
+                1 / (1 / phi(z)).mean(1),
+                "This is the harmonic mean of φ(aΔ), which counts all steps alike.",
+            ),
             (
                 1 / wanted,
                 "This is the inverse: Mamba's state is too large, so the factor is below 1.",
@@ -491,3 +496,75 @@ def check_learn_system(learn_system):
                 atol=1e-6,
             )
     passed("learn_system: each rule needs its own A for the same samples")
+
+
+def check_move_weights(move_weights):
+    """Check ``move_weights(a, b, dt, rule)``: weights for ``rule`` with the update of Mamba's rule.
+
+    Args:
+        move_weights (callable): takes a (N,), negative, b (N,), the step dt and the name of a rule
+            (``euler``, ``backward_euler``, ``bilinear`` or ``zoh``) and returns the new a and b.
+    """
+    a, b = np.array([-1.0, -4.0, -16.0]), np.array([1.0, -2.0, 0.5])
+    for dt in (0.1, 0.02):
+        Ab = np.exp(dt * a)
+        middle = 2 / dt * (Ab - 1) / (Ab + 1)
+        answers = {
+            "zoh": (a, b * dt * a / np.expm1(dt * a)),
+            "euler": ((Ab - 1) / dt, b),
+            "backward_euler": ((1 - 1 / Ab) / dt, b / Ab),
+            "bilinear": (middle, b * (1 - dt / 2 * middle)),
+        }
+        for rule, (wanted_a, wanted_b) in answers.items():
+            result = move_weights(a.copy(), b.copy(), dt, rule)
+            expect(result is not None, "move_weights returned None: did you forget to return it?")
+            expect(
+                isinstance(result, (tuple, list)) and len(result) == 2,
+                "move_weights should return two arrays: the new a and the new b.",
+            )
+            got_a, got_b = (returned(part, "move_weights") for part in result)
+            hints = [
+                (Ab, "This is the target, e^(Δa). Solve the formula of the rule for its a."),
+                (wanted_a * dt, "This is Δ times the new a: divide by the step."),
+            ]
+            if rule != "zoh":
+                hints.append(
+                    (a, "This is the old a, right for the hold only: this rule has no e^(Δa).")
+                )
+            hints += [
+                (other_a, f"This a gives the right update under the rule {other!r}.")
+                for other, (other_a, _) in answers.items()
+                if other not in (rule, "zoh")
+            ]
+            expect_close(
+                f"a for the rule {rule!r}",
+                got_a,
+                wanted_a,
+                reason(got_a, wanted_a, hints, "The rule has to make e^(Δa) of the new a."),
+            )
+            hints = [(dt * b, "This is the target, Δb. Solve the formula of the rule for its b.")]
+            if rule != "euler":
+                old = {
+                    "zoh": "φ(Δa) Δb",
+                    "backward_euler": "Δb / (1 - Δa)",
+                    "bilinear": "Δb / (1 - Δa/2)",
+                }[rule]
+                hints += [
+                    (b, f"This is the old b. This rule makes {old} of it, and the target is Δb."),
+                    (b * b / wanted_b, "This is b times the inverse of the factor."),
+                ]
+            if rule in ("backward_euler", "bilinear"):
+                alpha = 1.0 if rule == "backward_euler" else 0.5
+                hints.append(
+                    (
+                        b * (1 - alpha * dt * a),
+                        "The denominator 1 - αΔa of this rule contains the new a, not the old one.",
+                    )
+                )
+            expect_close(
+                f"b for the rule {rule!r}",
+                got_b,
+                wanted_b,
+                reason(got_b, wanted_b, hints, "The rule has to make Δb of the new b."),
+            )
+    passed("move_weights: the same update by four other rules")

@@ -10,6 +10,7 @@ from ssm_book.exercises import (
     check_half_steps,
     check_largest_euler_step,
     check_learn_system,
+    check_move_weights,
     check_phi,
     check_prewarped,
     check_to_scipy,
@@ -163,6 +164,7 @@ def test_best_factor_accepts(answer, accepts):
             lambda a, steps: phi_of(a, steps) @ steps**2 / (phi_of(a, steps) ** 2 @ steps**2),
             "other way round",
         ),
+        (lambda a, steps: 1 / (1 / phi_of(a, steps)).mean(1), "harmonic mean"),
         (lambda a, steps: np.ones(len(a)), "Least squares"),
         (lambda a, steps: 0.5, "shape"),
         (nothing, "forget to return"),
@@ -466,3 +468,78 @@ def test_learn_system_accepts(answer, accepts):
 )
 def test_learn_system_explains(answer, message, explains):
     explains(check_learn_system, answer, message)
+
+
+# ---------------------------------------------------------------- the same update by another rule
+
+
+ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
+
+
+def moved(a, b, dt, rule):
+    Ab = np.exp(dt * a)
+    if rule == "zoh":
+        return a, b * dt * a / (Ab - 1)
+    a_new = (Ab - 1) / (dt * (1 - ALPHA[rule] + ALPHA[rule] * Ab))
+    return a_new, b * (1 - ALPHA[rule] * dt * a_new)
+
+
+def moved_by_bisection(a, b, dt, rule):
+    """The new a by bisection, the new b because every rule is linear in b."""
+    new = np.array(a)
+    if rule != "zoh":
+        for n in range(len(a)):
+            target = np.exp(dt * a[n])
+            alpha = ALPHA[rule]
+            low, high = -1e4, 0.0  # the rule rises with a
+            for _ in range(200):
+                middle = (low + high) / 2
+                value = (1 + (1 - alpha) * dt * middle) / (1 - alpha * dt * middle)
+                low, high = (middle, high) if value < target else (low, middle)
+            new[n] = (low + high) / 2
+    unit = [discretize(v, 1.0, 1.0, 0.0, dt, rule)[1].item() for v in new]
+    return new, dt * b / np.array(unit)
+
+
+@pytest.mark.parametrize("answer", [moved, moved_by_bisection])
+def test_move_weights_accepts(answer, accepts):
+    accepts(check_move_weights, answer)
+
+
+def only(rule, wrong):
+    """The right answer but for one rule."""
+    return lambda a, b, dt, name: wrong(a, b, dt) if name == rule else moved(a, b, dt, name)
+
+
+def with_b(rule, wrong):
+    """The right a, and for one rule a wrong b."""
+
+    def answer(a, b, dt, name):
+        a_new, b_new = moved(a, b, dt, name)
+        return a_new, wrong(a, b, dt, a_new) if name == rule else b_new
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda a, b, dt, rule: (a, b), "old b. This rule makes φ"),
+        (only("euler", lambda a, b, dt: (a, b)), "right for the hold only"),
+        (only("euler", lambda a, b, dt: (np.exp(dt * a), b)), "the target"),
+        (only("euler", lambda a, b, dt: (np.exp(dt * a) - 1, b)), "divide by the step"),
+        (only("bilinear", lambda a, b, dt: moved(a, b, dt, "euler")), "under the rule 'euler'"),
+        (only("euler", lambda a, b, dt: (2 * a, b)), "has to make e"),
+        (with_b("euler", lambda a, b, dt, new: dt * b), "the target, Δb"),
+        (with_b("bilinear", lambda a, b, dt, new: b), "old b. This rule makes Δb"),
+        (with_b("backward_euler", lambda a, b, dt, new: b / (1 - dt * new)), "inverse"),
+        (with_b("bilinear", lambda a, b, dt, new: b * (1 - dt / 2 * a)), "contains the new a"),
+        (with_b("zoh", lambda a, b, dt, new: 3 * b), "has to make Δb"),
+        (lambda a, b, dt, rule: a, "two arrays"),
+        (lambda a, b, dt, rule: (a[:2], b), "shape"),
+        (lambda a, b, dt, rule: (a * np.nan, b), "not finite"),
+        (nothing, "forget to return"),
+    ],
+)
+def test_move_weights_explains(answer, message, explains):
+    explains(check_move_weights, answer, message)
