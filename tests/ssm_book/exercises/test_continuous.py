@@ -144,6 +144,13 @@ def learn_by_nelder_mead(t, u, y):
     return tuple(minimize(loss, [30.0, 10.0], method="Nelder-Mead", options={"xatol": 1e-2}).x)
 
 
+def learn_from_first_position(t, u, y):
+    limits = [0.5, 0.5, -np.inf], [200, 200, np.inf]
+    return least_squares(
+        lambda kbv: _misses([*kbv[:2], y[0], kbv[2]], t, u, y), [20.0, 5.0, 0.0], bounds=limits
+    ).x[:2]
+
+
 def learn_from(state):
     def answer(t, u, y):
         start = state(y)
@@ -177,6 +184,7 @@ def test_learn_spring_can_be_solved_from_far_away(start, accepts):
         (lambda t, u, y: (np.nan, 2.0), "returns"),
         (learn_from(lambda y: (0.0, 0.0)), "best fit of a mass at rest"),
         (learn_from(lambda y: (y[0], 0.0)), "fit its velocity as well"),
+        (learn_from_first_position, "a measurement with noise"),
         (lambda t, u, y: np.ones(3) @ np.ones(2), "learn_spring stops with"),
     ],
 )
@@ -189,12 +197,13 @@ def test_learn_spring_wrong(answer, why, explains):
 
 def circuit_charge_current(R, L, K):
     A = [[0, 1], [-1 / (L * K), -R / L]]
-    return A, [[0], [1 / L]], [[-1 / K, -R]], [[1]]
+    return A, [[0], [1 / L]], [[-1 / K, -R], [1 / K, 0]], [[1], [0]]
 
 
 def circuit_voltage_flux(R, L, K):
     A = [[0, 1 / (L * K)], [-1, -R / L]]  # state: voltage at the capacitor, flux L i
-    return np.array(A), np.array([[0], [1]]), np.array([[-1, -R / L]]), np.array([[1]])
+    B, C, D = [[0], [1]], [[-1, -R / L], [1, 0]], [[1], [0]]
+    return np.array(A), np.array(B), np.array(C), np.array(D)
 
 
 @pytest.mark.parametrize("answer", [circuit_charge_current, circuit_voltage_flux])
@@ -202,13 +211,25 @@ def test_circuit_right(answer, accepts):
     accepts(check_circuit, answer)
 
 
+def _read(coil, D=0.0, capacitor=None, D_capacitor=0.0):
+    """The charge and the current, read by these rows; without one, by the right row."""
+
+    def answer(R, L, K):
+        A, B, (right, below), _ = circuit_charge_current(R, L, K)
+        C = [coil(R, L, K) if coil else right, capacitor(R, L, K) if capacitor else below]
+        return A, B, C, [[D], [D_capacitor]]
+
+    return answer
+
+
 def circuit_slope(R, L, K):
     A, B, C, D = circuit_charge_current(R, L, K)
-    return A, B, np.divide(C, L), np.divide(D, L)
+    return A, B, [np.divide(C[0], L), C[1]], [np.divide(D[0], L), D[1]]
 
 
-def _read(C, D):
-    return lambda R, L, K: (*circuit_charge_current(R, L, K)[:2], C(R, L, K), [[D]])
+def circuit_swapped(R, L, K):
+    A, B, C, D = circuit_charge_current(R, L, K)
+    return A, B, C[::-1], D[::-1]
 
 
 @pytest.mark.parametrize(
@@ -217,13 +238,19 @@ def _read(C, D):
         (lambda *_: None, "four matrices"),
         (lambda R, L, K: ([[0, 1], [1, 0]], [[0, 1]], [[1, 0]], [[0]]), "no system: B has shape"),
         (lambda R, L, K: (np.eye(2), np.eye(2), np.eye(2), np.eye(2)), "One voltage goes in"),
-        (_read(lambda R, L, K: [[-1 / K, -R]], 0), "D is missing"),
-        (_read(lambda R, L, K: [[1 / K, R]], -1), "minus the voltage"),
-        (_read(lambda R, L, K: [[0, R]], 0), "at the resistor"),
-        (_read(lambda R, L, K: [[1 / K, 0]], 0), "at the capacitor"),
-        (_read(lambda R, L, K: [[0, 1]], 0), "at the resistor"),  # R = 1 in the first case
+        (circuit_swapped, "the inductor comes first"),
+        (_read(None, 0), "D is missing"),
+        (_read(lambda R, L, K: [1 / K, R], -1), "minus the voltage"),
+        (_read(lambda R, L, K: [1 / K, R], 1), "C has the wrong sign"),
+        (_read(lambda R, L, K: [0, R]), "at the resistor"),
+        (_read(lambda R, L, K: [1 / K, 0]), "at the capacitor"),
+        (_read(lambda R, L, K: [0, 1]), "at the resistor"),  # R = 1 in the first case
         (circuit_slope, "multiply it by the inductance"),
-        (_read(lambda R, L, K: [[-K, -R]], 1), "three voltages"),
+        (_read(lambda R, L, K: [-K, -R], 1), "three voltages"),
+        (_read(None, 1, lambda R, L, K: [-1 / K, 0]), "minus the voltage"),
+        (_read(None, 1, None, 1), "A direct term too many"),
+        (_read(None, 1, lambda R, L, K: [1, 0]), "divide it by the capacitance"),
+        (_read(None, 1, lambda R, L, K: [0, R]), "three voltages"),
     ],
 )
 def test_circuit_wrong(answer, why, explains):
@@ -354,16 +381,33 @@ def test_observer_wrong(answer, why, explains):
 # check_minimal
 
 
-def reached(A, B):
+def reached_by_powers(A, B):
     A = A / np.linalg.norm(A, 2)
     krylov = np.hstack([np.linalg.matrix_power(A, j) @ B for j in range(len(A))])
     left, sizes, _ = np.linalg.svd(krylov)
     return left[:, : int((sizes > 1e-10 * sizes[0]).sum())]
 
 
-def only_reachable(A, B, C):
-    Q = reached(A, B)
+def reached(A, B):
+    """One direction after the other, each made orthogonal to those before."""
+    Q, new = np.zeros((len(A), 0)), B / np.linalg.norm(B)
+    while np.linalg.norm(new) > 1e-9 and Q.shape[1] < len(A):
+        Q = np.hstack([Q, new / np.linalg.norm(new)])
+        new = A @ Q[:, -1:] / np.linalg.norm(A, 2)
+        for _ in range(2):
+            new = new - Q @ (Q.T @ new)
+    return Q
+
+
+def only_reachable(A, B, C, basis=reached):
+    Q = basis(A, B)
     return Q.T @ A @ Q, Q.T @ B, C @ Q
+
+
+def minimal_by_powers(A, B, C):
+    A, B, C = only_reachable(A, B, C, reached_by_powers)
+    A, C, B = only_reachable(A.T, C.T, B.T, reached_by_powers)
+    return A.T, B.T, C.T
 
 
 def minimal_by_subspaces(A, B, C):
@@ -398,6 +442,7 @@ def test_minimal_right(answer, accepts):
         (lambda A, B, C: (A, B.T, C), "no system: B has shape"),
         (lambda A, B, C: (A, B, C), "cannot reach the mode"),
         (only_reachable, "it must be visible as well"),
+        (minimal_by_powers, "the fast modes drown the slow ones"),
         (lambda A, B, C: (A[:2, :2], B[:2], C[:, :2]), "must have no influence"),
     ],
 )
