@@ -75,7 +75,6 @@ from ssm_book.exercises.rnn import (
 )
 from ssm_book.exercises.s4 import (
     check_circle,
-    check_dt_for,
     check_low_rank_legt,
     check_modes_to_kernel,
     check_start,

@@ -3,33 +3,16 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from scipy.optimize import brentq
+import torch
 
 from ssm_book.exercises import (
     check_circle,
-    check_dt_for,
     check_low_rank_legt,
     check_modes_to_kernel,
     check_start,
     check_transfer,
     check_wrong_length,
 )
-
-
-def dt_for(a, n, method):
-    if method == "zoh":
-        return np.log(2) / (a * n)
-    return 2 / a * np.tanh(np.log(2) / (2 * n))  # (1 - q) / (1 + q) for q = exp(-2 t) is tanh t
-
-
-def dt_by_search(a, n, method):
-    """The step at which what is left after n samples crosses one half."""
-
-    def left(dt):
-        x = a * dt
-        return (np.exp(-x) if method == "zoh" else (1 - x / 2) / (1 + x / 2)) ** n - 0.5
-
-    return brentq(left, 0, 2 / a, xtol=1e-15, rtol=1e-14)
 
 
 def late(K, L):
@@ -152,6 +135,48 @@ def mode_by_mode(weights, log_decay, L):
     return K
 
 
+def mode_by_mode_in_powers(weights, log_decay, L):
+    K = np.zeros(L)
+    for w, decay in zip(weights, np.exp(log_decay), strict=True):
+        K += 2 * (w * decay ** np.arange(L)).real
+    return K
+
+
+def mode_by_mode_in_products(weights, log_decay, L):
+    """Every power from the one before it."""
+    K = np.zeros(L)
+    for w, a in zip(weights, log_decay, strict=True):
+        K += 2 * (w * np.cumprod(np.r_[1, np.full(L - 1, np.exp(a))])).real
+    return K
+
+
+def all_in_pieces(weights, log_decay, L):
+    """All exponentials, of plain arrays, a thousand samples at a time."""
+    pieces = np.split(np.arange(L), np.arange(1000, L, 1000))
+    return np.concatenate([table_at(weights, log_decay, j) for j in pieces])
+
+
+def table_at(weights, log_decay, j):
+    return 2 * (weights @ np.exp(np.outer(log_decay, j))).real
+
+
+def two_digits_in_torch(weights, log_decay, L):
+    """Tensors are not counted, and do not stumble."""
+    w, a = torch.as_tensor(weights), torch.as_tensor(log_decay)
+    T = int(np.ceil(np.sqrt(L)))
+    large = w[:, None] * torch.exp(a[:, None] * (T * torch.arange(-(-L // T))))
+    return 2 * (large.T @ torch.exp(a[:, None] * torch.arange(T))).real.flatten()[:L].numpy()
+
+
+def by_outer_products(weights, log_decay, L):
+    """The solution of the book; np.outer makes plain arrays."""
+    T = int(np.ceil(np.sqrt(L)))
+    small = np.exp(np.outer(log_decay, np.arange(T)))
+    large = weights[:, None] * np.exp(np.outer(log_decay, T * np.arange(-(-L // T))))
+    left = np.concatenate([large.real, -large.imag]).T
+    return 2 * (left @ np.concatenate([small.real, small.imag])).ravel()[:L]
+
+
 def two_digits(weights, log_decay, L):
     T = int(np.ceil(np.sqrt(L)))
     large = weights[:, None] * np.exp(log_decay[:, None] * (T * np.arange(-(-L // T))))
@@ -159,8 +184,6 @@ def two_digits(weights, log_decay, L):
 
 
 RIGHT = [
-    (check_dt_for, dt_for),
-    (check_dt_for, dt_by_search),
     (check_wrong_length, wrong_length),
     (check_wrong_length, wrong_length_sample_by_sample),
     (check_low_rank_legt, parities),
@@ -175,6 +198,8 @@ RIGHT = [
     (check_circle, circle_by_formula),
     (check_modes_to_kernel, in_pieces),
     (check_modes_to_kernel, two_digits),
+    (check_modes_to_kernel, two_digits_in_torch),
+    (check_modes_to_kernel, by_outer_products),
 ]
 
 
@@ -193,15 +218,18 @@ def too_small(L, tolerance, eps):
     return M, eps ** (1 / L)
 
 
+def rounded_down(L, tolerance, eps):
+    wanted = L * np.log(tolerance) / (np.log(eps) - np.log(tolerance))
+    M = max(L, int(wanted))
+    return M, eps ** (1 / (M + L))
+
+
+def from_folding_alone(L, tolerance, eps):
+    M, _ = circle(L, tolerance, eps)
+    return M, tolerance ** (1 / M)
+
+
 WRONG = [
-    (check_dt_for, lambda a, n, method: 1 / (a * n), "fallen to 1/e"),
-    (check_dt_for, lambda a, n, method: np.log(2) / (a * n), "the bilinear rule"),
-    (check_dt_for, lambda a, n, method: dt_for(1.0, n, method), "a fast mode"),
-    (check_dt_for, lambda a, n, method: -dt_for(a, n, method), "a step is above 0"),
-    (check_dt_for, lambda a, n, method: None, "did you forget to return"),
-    (check_dt_for, lambda a, n, method: ..., "replace the dots"),
-    (check_dt_for, lambda a, n, method: np.ones(3), "expected one number"),
-    (check_dt_for, lambda a, n, method: 2 * dt_for(a, n, method), "one half must be left"),
     (check_wrong_length, lambda K, L, M: K[:M], "kernel of C; the row"),
     (check_wrong_length, lambda K, L, M: (K - late(K, L))[:M], "what a recurrence with C tilde"),
     (check_wrong_length, lambda K, L, M: folded(K, M), "folds the kernel of C"),
@@ -261,9 +289,11 @@ WRONG = [
         "evenly",
     ),
     (check_start, lambda N, fastest: None, "did you forget to return"),
-    (check_circle, lambda L, tolerance, eps: (L, eps ** (1 / (2 * L))), "folds back|amplified"),
-    (check_circle, radius_of_the_paper, "the future folds back"),
-    (check_circle, too_small, "rounding is amplified"),
+    (check_circle, lambda L, tolerance, eps: (L, eps ** (1 / (2 * L))), "round it up"),
+    (check_circle, radius_of_the_paper, "misses the tolerance: folding"),
+    (check_circle, too_small, "misses the tolerance: amplified rounding"),
+    (check_circle, rounded_down, "round it up"),
+    (check_circle, from_folding_alone, "could be smaller: folding"),
     (check_circle, lambda L, tolerance, eps: (50 * L, eps ** (1 / (51 * L))), "fewer points"),
     (check_circle, lambda L, tolerance, eps: (L // 2, 0.9), "fewer than L points"),
     (check_circle, lambda L, tolerance, eps: (2 * L, 1.0), "inside the unit circle"),
@@ -277,7 +307,10 @@ WRONG = [
         "the modulus",
     ),
     (check_modes_to_kernel, table, "took .* MB"),
-    (check_modes_to_kernel, mode_by_mode, "How many exponentials"),
+    (check_modes_to_kernel, mode_by_mode, "exponentials or powers"),
+    (check_modes_to_kernel, mode_by_mode_in_powers, "exponentials or powers"),
+    (check_modes_to_kernel, mode_by_mode_in_products, "exponentials or powers"),
+    (check_modes_to_kernel, all_in_pieces, "exponentials or powers"),
     (check_modes_to_kernel, lambda w, a, L: in_pieces(w, a, min(L, 1000)), "has shape"),
     (check_modes_to_kernel, lambda w, a, L: None, "did you forget to return"),
 ]
@@ -286,3 +319,14 @@ WRONG = [
 @pytest.mark.parametrize("check, answer, words", WRONG)
 def test_wrong_answers_are_explained(check, answer, words, explains):
     explains(check, answer, words)
+
+
+def test_start_says_an_upper_bound(capsys):
+    check_start(lambda N, fastest: evenly(N, fastest, 1.5))
+    assert "at most 2e-03" in capsys.readouterr().out
+
+
+def test_counting_leaves_numpy_as_it_was():
+    exp = np.exp
+    check_modes_to_kernel(two_digits)
+    assert np.exp is exp
