@@ -52,7 +52,7 @@ from ssm_book.exercises.mamba import (
     check_gate_to_mamba,
     check_keeping_bias,
     check_learn_gate,
-    check_widest_model,
+    check_older_first,
 )
 from ssm_book.exercises.memory import (
     check_average,

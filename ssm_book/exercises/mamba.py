@@ -11,7 +11,7 @@ __all__ = [
     "check_gate_to_mamba",
     "check_keeping_bias",
     "check_learn_gate",
-    "check_widest_model",
+    "check_older_first",
 ]
 
 
@@ -64,68 +64,45 @@ def check_keeping_bias(keeping_bias):
     passed("a bias that carries a state through the blanks")
 
 
-def _count(d, layers, vocab, head=0, norms=1, last=1, table=1):
-    """Parameters of a model with the published proportions, or a wrong count of them."""
-    block = 2 * d * (3 * d + 4 + 2 * (d // 16) + 3 * 16 + 3)
-    return layers * (block + norms * d) + last * d + (table + head) * vocab * d
-
-
-def check_widest_model(widest_model):
-    """Check ``widest_model(budget, n_layer, vocab_size)``: how wide a model may be.
+def check_older_first(older_first):
+    """Check ``older_first(longest)``: a readout of two fading states that grows with age.
 
     Args:
-        widest_model (callable): takes a number of parameters, of blocks and of tokens; returns the
-            largest multiple of 16 that d_model can be, an int.
+        older_first (callable): takes the largest age, a whole number above 1; returns the step
+            size, a float, and the weights c of the two states, (2,). A sample of age s has the
+            weight c[0] exp(-delta s) + c[1] exp(-2 delta s), for s from 1 to the largest age.
     """
-
-    def widest(budget, layers, vocab, **change):
-        d = 16
-        while _count(d + 16, layers, vocab, **change) <= budget:
-            d += 16
-        return d
-
-    cases = [(130_000_000, 24, 50280), (10_000_000, 24, 50280), (3_000_000, 6, 256)]
-    for d, layers, vocab in ((768, 24, 50280), (64, 3, 96), (160, 40, 48), (32, 2, 24)):
-        exact = _count(d, layers, vocab)
-        for less in (0, 1, d + 1, layers * d + 1):
-            cases.append((exact - less, layers, vocab))
-    wrong = (
-        ({"head": 1}, "The head shares its matrix with the embedding: count it once."),
-        ({"table": 0}, "The embedding has d_model parameters for each token."),
-        ({"norms": 0, "last": 0}, "The norms are missing: one before each block, one at the end."),
-        ({"last": 0}, "After the last block comes one more norm."),
-        ({"norms": 0}, "Each block has a norm in front of it."),
-    )
-    answers = {}
-    for budget, layers, vocab in cases:
-        got = returned(widest_model(budget, layers, vocab), "widest_model")
+    for longest in (32, 2, 8, 500):
+        answer = returned(older_first(longest), "older_first")
         expect(
-            isinstance(got, (int, np.integer)),
-            f"widest_model returns {got!r}; expected a whole number.",
+            isinstance(answer, (tuple, list)) and len(answer) == 2,
+            "older_first should return two things, the step size and the weights of both states.",
         )
-        answers[budget, layers, vocab] = int(got)
-    for (budget, layers, vocab), got in answers.items():
-        want = widest(budget, layers, vocab)
-        why = next(
-            (
-                text
-                for change, text in wrong
-                if all(got == widest(*case, **change) for case, got in answers.items())
-            ),
-            None,
-        )
-        if why is None:
-            why = f"With d_model = {got} the model has {_count(got, layers, vocab):,} parameters."
-            if got % 16:
-                why = "d_model should be a multiple of 16."
-            elif got < want and _count(got + 16, layers, vocab) <= budget:
-                why = f"{why} A model that is 16 wider still fits."
+        delta, c = np.asarray(answer[0], dtype=float), np.asarray(answer[1], dtype=float)
+        expect(delta.shape == (), f"delta has shape {delta.shape}; expected one number.")
+        expect(c.shape == (2,), f"c has shape {c.shape}; expected (2,), one weight per state.")
+        finite = bool(np.isfinite(delta) and np.isfinite(c).all())
+        expect(finite, "The step size or a weight is not finite.")
+        expect(delta > 0, f"The step size is {delta:.3g}. It must be positive: time passes.")
+        age = np.arange(1, longest + 1)
+        w = c[0] * np.exp(-delta * age) + c[1] * np.exp(-2 * delta * age)
+        rises = np.diff(w) > 0
+        place = f"For ages up to {longest}, "
+        why = "Each state fades with age; only a difference of two can grow."
+        if rises.any():
+            top = 1 + int(np.argmin(rises))
+            why = f"It grows until age {top} and falls later, when the faster state is gone."
+            if not rises[0]:
+                why = (
+                    "It falls at first. Which state should be subtracted, the fast or the slow one?"
+                )
+        expect(bool(rises.all()), f"{place}the weight does not always grow. {why}")
         expect(
-            got == want,
-            f"widest_model says {got} for {budget:,} parameters, {layers} blocks and {vocab:,} "
-            f"tokens; expected {want}. {why}",
+            bool(w[0] > 0),
+            f"{place}the weight at age 1 is {w[0]:.3g}. Letters that never came score 0, "
+            "so the weights of those that came must be positive.",
         )
-    passed("every model uses its budget")
+    passed("an order of letters from an even clock")
 
 
 def check_convolve_piece(convolve):

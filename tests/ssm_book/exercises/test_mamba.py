@@ -14,7 +14,7 @@ from ssm_book.exercises import (
     check_gate_to_mamba,
     check_keeping_bias,
     check_learn_gate,
-    check_widest_model,
+    check_older_first,
 )
 from ssm_book.exercises.mamba import _CHANGES, _advance
 
@@ -28,20 +28,18 @@ def keep_otherwise(kept, gap):
     return float(np.log(np.expm1(-np.log(kept) / gap)))
 
 
-def count(d, layers, vocab):
-    e, r = 2 * d, d // 16
-    block = 2 * d * e + e * 5 + e * (r + 32) + e * (r + 1) + e * 17 + e * d + d
-    return vocab * d + d + layers * block
+def older_first(longest):
+    delta = 0.5 / longest
+    return delta, np.array([1.0, -0.9])
 
 
-def widest(budget, layers, vocab, count=count):
-    return max(d for d in range(16, 4000, 16) if d == 16 or count(d, layers, vocab) <= budget)
+def older_first_from_the_bounds(longest):
+    delta = 0.5 * np.log(2) / (longest - 1)
+    return delta, [2.0, -(np.exp(delta * longest) / 2 + np.exp(delta))]
 
 
-def widest_by_another(extra):
-    return lambda *sizes: widest(
-        *sizes, lambda d, n, vocab: count(d, n, vocab) + extra(d, n, vocab)
-    )
+def change_older(delta=1.0, c=(1.0, -0.9)):
+    return lambda longest: (delta * 0.5 / longest, np.array(c))
 
 
 def learn(u, wanted, target, updates=400, lr=0.1, sign=1):
@@ -113,7 +111,9 @@ def follow_by_loop(tokens, trigger):
 RIGHT = [
     (check_keeping_bias, keep),
     (check_keeping_bias, keep_otherwise),
-    (check_widest_model, widest),
+    (check_older_first, older_first),
+    (check_older_first, lambda longest: (0.1 / longest, np.array([1.0, -1.0]))),
+    (check_older_first, older_first_from_the_bounds),
     (check_learn_gate, learn),
     (check_learn_gate, lambda *data: learn(*data, updates=300)),
     (check_advance, _advance),
@@ -148,15 +148,16 @@ WRONG = [
     (check_keeping_bias, lambda kept, gap: None, "did you forget to return"),
     (check_keeping_bias, lambda kept, gap: [1.0, 2.0], "one number"),
     (check_keeping_bias, lambda kept, gap: 1.0, "is left"),
-    (check_widest_model, widest_by_another(lambda d, n, vocab: vocab * d), "count it once"),
-    (check_widest_model, widest_by_another(lambda d, n, vocab: -vocab * d), "for each token"),
-    (check_widest_model, widest_by_another(lambda d, n, vocab: -(n + 1) * d), "norms are missing"),
-    (check_widest_model, widest_by_another(lambda d, n, vocab: -d), "one more norm"),
-    (check_widest_model, widest_by_another(lambda d, n, vocab: -n * d), "norm in front"),
-    (check_widest_model, lambda *sizes: widest(*sizes) + 1, "multiple of 16"),
-    (check_widest_model, lambda *sizes: max(16, widest(*sizes) - 16), "still fits"),
-    (check_widest_model, lambda *sizes: widest(*sizes) + 16, "the model has"),
-    (check_widest_model, lambda *sizes: float(widest(*sizes)), "whole number"),
+    (check_older_first, lambda longest: None, "did you forget to return"),
+    (check_older_first, lambda longest: 0.1, "two things"),
+    (check_older_first, lambda longest: (0.1, 1.0), "one weight per state"),
+    (check_older_first, lambda longest: ([0.1, 0.1], [1.0, -0.9]), "one number"),
+    (check_older_first, change_older(delta=-1.0), "time passes"),
+    (check_older_first, change_older(delta=np.inf), "not finite"),
+    (check_older_first, change_older(c=(1.0, 1.0)), "only a difference"),
+    (check_older_first, change_older(delta=4.0), "falls later"),
+    (check_older_first, change_older(delta=4.0, c=(-1.0, 0.9)), "It falls at first"),
+    (check_older_first, change_older(c=(1.0, -1.2)), "never came"),
     (check_learn_gate, lambda *data: None, "did you forget to return"),
     (check_learn_gate, lambda *data: 3.0, "two numbers"),
     (check_learn_gate, lambda *data: (0.0, 0.0), "Nothing has been learned"),
