@@ -100,6 +100,7 @@ def check_plateau(plateau):
         ([1, 2, 3, 4], [[0.3, 0.6, 0.9, 1.0]]),
         ([1, 2, 3, 4], [[0.95, 0.965, 0.971, 0.969], [0.96, 0.97, 0.98, 0.98]]),
         ([0.5], [[0.4]]),
+        ([0, 0.01, 0.02, 0.1, 0.2, 0.5], [[1.0, 1.0, 1.0, 0.3, 1.0, 1.0]]),
     )
     for thresholds, scores in cases:
         thresholds, scores = np.array(thresholds, dtype=float), np.array(scores)
@@ -123,6 +124,10 @@ def check_plateau(plateau):
                 "unbroken.",
             ),
             (_longest_run(scores.min(0), thresholds, first=True), "A later range is longer."),
+            (
+                _widest_run(scores.min(0), thresholds),
+                "The longest range is the one with the most thresholds, however far apart they are.",
+            ),
             (
                 _longest_run(scores.min(0)[::-1], thresholds[::-1])[::-1],
                 "Of two ranges of equal length, the one with lower thresholds counts.",
@@ -153,9 +158,19 @@ def _good(scores, slack=0.02):
 
 def _longest_run(scores, places, slack=0.02, first=False):
     """The ends of the longest (or first) run of good scores."""
-    good = _good(scores, slack)
-    runs = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)
+    runs = _runs(scores, slack)
     run = runs[0] if first else max(runs, key=len)  # the first of the longest
+    return float(places[run[0]]), float(places[run[-1]])
+
+
+def _runs(scores, slack=0.02):
+    good = _good(scores, slack)
+    return np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)
+
+
+def _widest_run(scores, places):
+    """The ends of the run that spans the largest distance."""
+    run = max(_runs(scores), key=lambda run: places[run[-1]] - places[run[0]])
     return float(places[run[0]]), float(places[run[-1]])
 
 
@@ -404,6 +419,8 @@ def check_least_bits(least_bits):
                 "order.",
             ),
             (want * math.log(2), "Those are nats: take the logarithm to the base 2."),
+            (math.ceil(want), "Do not round: a fraction of a bit counts."),
+            (math.floor(want), "Do not round: a fraction of a bit counts."),
         )
         expect_close(
             f"least_bits({pairs}, {keys}, {values})",

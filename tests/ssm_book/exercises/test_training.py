@@ -74,6 +74,15 @@ def last_plateau(thresholds, scores):
     return plateau(thresholds[::-1], scores[:, ::-1])[::-1]
 
 
+def widest_plateau(thresholds, scores):
+    worst = scores.min(0)
+    good = worst >= worst.max() - 0.02
+    ends = range(len(good))
+    spans = [(i, j) for i in ends for j in ends if i <= j and good[i : j + 1].all()]
+    best = max(spans, key=lambda span: thresholds[span[1]] - thresholds[span[0]])
+    return thresholds[best[0]], thresholds[best[1]]
+
+
 def in_pieces(model, state, tokens, piece):
     total = 0.0
     for start in range(0, len(tokens), piece):
@@ -325,6 +334,8 @@ WRONG = [
     (check_least_bits, lambda p, k, v: math.log2(math.perm(k, p)) + p * math.log2(v), "no order"),
     (check_least_bits, lambda p, k, v: p * math.log2(k * v), "come twice"),
     (check_least_bits, lambda p, k, v: table(p, k, v) * math.log(2), "nats"),
+    (check_least_bits, lambda p, k, v: math.ceil(table(p, k, v)), "Do not round"),
+    (check_least_bits, lambda p, k, v: int(table(p, k, v)), "Do not round"),
     (
         check_least_bits,
         lambda p, k, v: math.log2(float(math.comb(k, p)) * float(v) ** p),
@@ -351,6 +362,7 @@ WRONG = [
     (check_plateau, plateau_with_holes, "unbroken"),
     (check_plateau, first_plateau, "later range is longer"),
     (check_plateau, last_plateau, "equal length"),
+    (check_plateau, widest_plateau, "most thresholds"),
     (check_plateau, lambda t, s: plateau(t, s, np.mean), "hides the worst"),
     (check_plateau, lambda t, s: plateau(t, s, np.max), "best model"),
     (check_plateau, lambda t, s: plateau(t, s, slack=0.0), "good enough"),
