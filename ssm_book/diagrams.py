@@ -103,9 +103,9 @@ class Diagram:
         for i, row in enumerate(colours):
             for j, colour in enumerate(row):
                 place = (corner[0] + j * side, corner[1] - (i + 1) * side)
-                inside = mpl.colors.to_rgba(colour, 0.45) if colour else (1.0, 1.0, 1.0, 1.0)
+                inside = mpl.colors.to_rgba(colour, 0.25) if colour else (1.0, 1.0, 1.0, 1.0)
                 self.axes.add_patch(
-                    Rectangle(place, side, side, facecolor=inside, edgecolor=GREY, lw=0.6)
+                    Rectangle(place, side, side, facecolor=inside, edgecolor=colour or GREY, lw=0.9)
                 )
 
     def arrow(
