@@ -115,9 +115,9 @@ def syntax_left(notebook):
 def test_no_syntax_of_the_book_is_left(notebooks, name):
     assert not list(syntax_left(notebooks[name]))
     left_in_the_chapter = {*syntax_left(stored(name))}
-    expected = {"{cite:t}", "{eq}", "tags"}
+    expected = {"{eq}", "tags"}
     if not name.endswith("-deeper"):
-        expected.add("{exercise}")
+        expected |= {"{cite:t}", "{exercise}"}
     assert expected <= left_in_the_chapter
 
 
@@ -146,20 +146,15 @@ def test_code_and_outputs_are_those_of_the_chapter(notebooks, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_folded_code_has_a_title_and_solutions_are_folded(notebooks, name):
     hidden = [cell for cell in code(notebooks[name]) if cell.metadata.get("cellView") == "form"]
-    assert all(
-        re.match(
-            r"# @title (Fig\. [\d.]+|Solution to Exercise [\d.]+|Code|Imports|Check: .+)\n",
-            cell.source,
-        )
-        for cell in hidden
-    )
+    assert all(re.match(r"# @title [A-Z].+\n", cell.source) for cell in hidden)
     folded = [
         c
         for c in code(stored(name))
         if {"hide-input", "hide-cell"} & set(c.metadata.get("tags", []))
     ]
     titles = [cell.source.splitlines()[0] for cell in hidden]
-    assert sum("Solution" not in title for title in titles) == len(folded)
+    of_solutions = [title for title in titles if "Solution" in title]
+    assert len(titles) - len(of_solutions) <= len(folded) <= len(titles)
     exercises = "\n".join(prose(stored(name))).count("{exercise}")
     assert len({title for title in titles if "Solution" in title}) == exercises
 
@@ -171,7 +166,8 @@ def test_folded_code_has_a_title_and_solutions_are_folded(notebooks, name):
 def test_numbers_are_those_of_the_book(notebooks, name):
     built, text = page(name), "\n".join(prose(notebooks[name]))
     equations = re.findall(r'<span class="eqno">\(([\d.]+)\)', built.text)
-    assert equations and re.findall(r"\\tag\{([\d.]+)\}", text) == equations
+    assert equations or name.endswith("-deeper")
+    assert re.findall(r"\\tag\{([\d.]+)\}", text) == equations
     figures = re.findall(r'<span class="caption-number">Fig\. ([\d.]+)', built.text)
     assert figures and re.findall(r"^\*\*Fig\. ([\d.]+)\*\*", text, re.MULTILINE) == figures
     title = re.search(r'<h1><span class="section-number">(.*?)</span>', built.text)
