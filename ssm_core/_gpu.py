@@ -90,8 +90,8 @@ def launch(
         for x in others
     ]
     key = (id(kernel), device, first.dtype, *kinds, *options.values())
-    if key in _compiled:
-        code, constants = _compiled[key]
+    if known := _compiled.get(key):
+        code, constants = known
         stream = torch._C._cuda_getCurrentRawStream(device)
         code[programs, 1, 1](first, *others, *constants, stream=stream)
         return

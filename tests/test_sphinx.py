@@ -240,6 +240,7 @@ def test_icons_keep_what_the_theme_looks_for(lean):
 def test_an_icon_that_is_missing_is_said(lean, caplog):
     icon = '<span class="fa-solid fa-no-such-icon"></span>'
     assert lean.ICON.sub(lean.as_svg, icon) == icon
+    assert "has no icon 'no-such-icon'" in caplog.text
 
 
 def test_images_say_their_size(lean, tmp_path):
