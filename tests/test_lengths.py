@@ -23,7 +23,22 @@ Three more words.
 
 
 def test_a_formula_is_a_word_and_directives_are_none():
-    assert lengths.count_words(SOURCE) == 5 + 4 + 1 + 3
+    assert lengths.count_words(SOURCE) == 5 + 4 + 1 + 1 + 3  # the theorem has a name
+
+
+def test_what_a_reader_sees_counts(monkeypatch):
+    monkeypatch.setattr(lengths, "titles", lambda: {"other": "Another page: with a title"})
+    assert lengths.count_words("(sec-one)=\n## Two words") == 2
+    assert lengths.count_words("See {doc}`other` and {ref}`this one <sec-one>`.") == 2 + 5 + 2
+    assert lengths.count_words("{term}`Legendre polynomials <Legendre polynomial>`") == 2
+    box = "```{admonition} A title\n:class: tip\n\n- one item\n\n| a | b |\n| --- | --- |\n```"
+    assert lengths.count_words(box) == 2 + 2 + 2
+    assert lengths.count_words("{cite:t}`somebody2020` found it") == 3
+
+
+def test_links_show_the_titles_of_the_book():
+    assert lengths.titles()["continuous-deeper"] == "Continuous state space models, in depth"
+    assert lengths.titles()["ex-s4-circle"] == "The right circle"
 
 
 @pytest.mark.parametrize(
