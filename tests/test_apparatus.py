@@ -1,6 +1,7 @@
 """What surrounds the chapters: glossary, bibliography, library, times, citation, the way to paper."""
 
 import csv
+import importlib
 import pathlib
 import re
 import runpy
@@ -16,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 BOOK = ROOT / "book"
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in (BOOK / "source").glob("*.md")}
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
+LIBRARY = "\n".join(path.read_text(encoding="utf-8") for path in (BOOK / "api").glob("*.md"))
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 # Printed when nobody gave such numbers, and none was found.
@@ -96,14 +98,21 @@ def test_no_number_is_given_twice():
 
 
 @pytest.mark.parametrize("package", ["ssm_core", "ssm_book"])
-def test_every_module_has_its_place_on_the_page_of_the_library(package):
-    shown = set(re.findall(rf"automodule:: {package}\.(\w+)", PAGES["api"]))
+def test_every_module_has_its_page(package):
+    shown = set(re.findall(rf"automodule:: {package}\.(\w+)", LIBRARY))
     paths = (ROOT / package).iterdir()
     modules = {
         path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     private = {module for module in modules if module.startswith("_")}
     assert shown == modules - private
+
+
+def test_the_list_of_the_library_has_every_public_name():
+    listed = re.findall(r"^   (\w+)$", PAGES["api"], re.MULTILINE)
+    rooms = re.findall(r"currentmodule:: (ssm_core\.\w+)", PAGES["api"])
+    public = {name for room in set(rooms) for name in importlib.import_module(room).__all__}
+    assert sorted(listed) == sorted(public - {"METHODS"})
 
 
 # times and citation

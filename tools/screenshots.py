@@ -15,8 +15,7 @@ from tools import chromium
 
 def main():
     files = {
-        pathlib.PurePosixPath(page).name: chromium.HTML / f"{page}.html"
-        for page in chromium.pages()
+        page.removeprefix("book/"): chromium.HTML / f"{page}.html" for page in chromium.pages()
     }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
