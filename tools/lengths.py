@@ -87,9 +87,7 @@ def titles() -> dict[str, str]:
     for path in BOOK.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        found.update(
-            {path.stem: title for title in re.findall(r"^# (.*)$", text, re.MULTILINE)[:1]}
-        )
+        found[path.stem] = re.findall(r"^# (.*)$", text, re.MULTILINE)[0]
         found.update(re.findall(r"^\(([\w-]+)\)=\n+#+ (.*)$", text, re.MULTILINE))
         found.update(
             (label, title)
