@@ -20,13 +20,14 @@ torch.compile, checkpointing of activations, hooks and wrappers take it for a tu
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ssm_core._dispatch import needs_operator
+from ssm_core._dispatch import is_transformed, needs_operator
 
 __all__ = [
     "Packing",
@@ -34,6 +35,7 @@ __all__ = [
     "as_packing",
     "check_boundaries",
     "check_device",
+    "check_finite",
     "check_kind",
     "check_packed",
     "check_shape",
@@ -83,6 +85,23 @@ def check_device(value: Tensor, name: str, device: torch.device, owner: str) -> 
     """Check that value is on the device of its owner (in words)."""
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected {device}, where {owner} is")
+
+
+def check_finite(value: Tensor, name: str) -> None:
+    """Check that a sample of a stream holds no NaN and no infinity, which would stay in the state.
+
+    Only on a CPU: elsewhere reading numbers makes the host wait. Traces, transforms and forward
+    mode, where there are no numbers to read, pass.
+    """
+    if value.device.type != "cpu" or needs_operator(value) or is_transformed():
+        return
+    value = value.detach()
+    if math.isfinite(value.sum()):  # one operation for what is almost always true
+        return
+    if not torch.isfinite(value).all():
+        raise ValueError(
+            f"{name} holds NaN or infinity, expected finite numbers: the state would keep them"
+        )
 
 
 class Packing(NamedTuple):

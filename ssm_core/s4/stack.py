@@ -7,6 +7,7 @@ can run one sample at a time.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ssm_core._checks import as_int, as_real
-from ssm_core._tensors import check_kind, check_shape
+from ssm_core._modules import is_plain
+from ssm_core._tensors import check_finite, check_kind, check_shape
+from ssm_core.s4 import _stepping
 from ssm_core.s4.layer import S4D
-from ssm_core.s4.recurrence import Stepper
+from ssm_core.s4.recurrence import Stepper, check_state
 
 __all__ = ["Block", "ModelStepper", "SequenceModel"]
 
@@ -220,13 +223,17 @@ class SequenceModel(nn.Module):
         self, u: Tensor, states: Sequence[Tensor], steppers: Sequence[Stepper | None]
     ) -> tuple[Tensor, list[Tensor]]:
         self._check_stepping()
-        check_kind(u, "u")
-        check_shape(u, "u", ("b", "d_input"), (None, self.d_input))
+        self._check_sample(u)
+        check_finite(u, "u")
         x, after = self.encoder(u), []
         for block, state, stepper in zip(self.blocks, self._checked(states), steppers):
             x, state = block.step(x, state, stepper)
             after.append(state)
         return self.decoder(self.norm(x)), after
+
+    def _check_sample(self, u: Tensor) -> None:
+        check_kind(u, "u")
+        check_shape(u, "u", ("b", "d_input"), (None, self.d_input))
 
     def _check_stepping(self) -> None:
         if self.pool:
@@ -249,7 +256,12 @@ class ModelStepper:
     """A :class:`SequenceModel` that runs one sample at a time, as it was when this was made.
 
     Made by ``model.stepper()``: a copy of the model in evaluation mode and without gradients, with
-    the step of each layer computed once. It does not follow the model's parameters.
+    the step of each layer computed once. It does not follow the model's parameters: after training
+    on, make a new one. With Numba, a step on a CPU is one compiled call.
+
+    Where samples arrive in chunks, ``model(u, states, return_state=True)`` on each chunk gives the
+    same outputs: in chunks of 4096 samples three times as fast as compiled steps and twenty times
+    as fast as steps in PyTorch (64 channels, two blocks, one thread).
 
     Example:
         >>> import torch
@@ -265,7 +277,29 @@ class ModelStepper:
 
     def step(self, u: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One sample (b, d_input) and the states before it, to (y (b, d_output), states after it)."""
-        return self.model._step(u, states, self.steppers)
+        network = self._network
+        if network is None:
+            return self.model._step(u, states, self.steppers)
+        self.model._check_sample(u)
+        for state, stepper in zip(self.model._checked(states), self.steppers):
+            check_state(state, len(u), stepper.recurrence.decay)
+        if not _stepping.runs_compiled(u, *states) or u.dtype != self.model.encoder.weight.dtype:
+            return self.model._step(u, states, self.steppers)
+        return network(u, states, torch.promote_types(self.steppers[0].dtype, u.dtype))
+
+    @functools.cached_property
+    def _network(self) -> _stepping.NetworkStep | None:
+        """What the compiled step reads, or None where it does not run."""
+        plain = type(self.model) is SequenceModel and all(
+            is_plain(block, Block) for block in self.model.blocks
+        )
+        if not plain or not all(type(stepper) is Stepper for stepper in self.steppers):
+            return None
+        return _stepping.pack_network(self.model, [stepper.systems for stepper in self.steppers])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles pack their arrays anew."""
+        return ModelStepper, (self.model, self.steppers)
 
     def default_state(self, batch_size: int) -> list[Tensor]:
         """One zero state per block."""

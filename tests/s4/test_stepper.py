@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssm_core.optim import parameter_groups
-from ssm_core.s4 import S4, S4D, SequenceModel
+from ssm_core.s4 import S4, S4D, SequenceModel, _stepping
 
 LAYERS = {
     "S4": lambda: S4(3, 8),
@@ -294,3 +294,124 @@ def test_a_stepper_of_a_network_does_not_drop():
     first, second = (stepper.step(u, stepper.default_state(2))[0] for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad
     assert model.training  # the model itself is as it was
+
+
+# ------------------------------------------------------------------- the compiled step and PyTorch's
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def implementation(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(_stepping, "kernels", lambda: None)
+    else:
+        pytest.importorskip("numba")
+    return request.param
+
+
+def run(stepper, u, states):
+    """Outputs and last states of a network, sample by sample."""
+    ys = []
+    for sample in u.unbind(1):
+        y, states = stepper.step(sample, states)
+        ys.append(y)
+    return torch.stack(ys, 1), states
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("b", [1, 3])
+def test_a_network_steps_as_it_convolves(make, dtype, b, implementation):
+    model = SequenceModel(2, 5, d_model=3, n_layers=3, ssm=lambda d: make()).to(dtype).eval()
+    u, tolerance = torch.randn(b, 20, 2, dtype=dtype), 1e-10 if dtype == torch.float64 else 1e-5
+    stepper = model.stepper()
+    assert (stepper._network is not None) == (implementation == "compiled")
+    with torch.no_grad():
+        _, states = model(u[:, :8], return_state=True)
+        want, after = model(u[:, 8:], states, return_state=True)
+        kept = [state.clone() for state in states]
+        got, last = run(stepper, u[:, 8:], states)
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+    for state, end, before, same in zip(last, after, states, kept):
+        torch.testing.assert_close(state, end, rtol=tolerance, atol=tolerance)
+        assert torch.equal(before, same)  # a step leaves the state that it was given
+    assert got.dtype == dtype and last[0].dtype == states[0].dtype
+
+
+@every_layer
+def test_a_layer_steps_as_it_convolves(make, implementation):
+    layer = make()
+    u = torch.randn(3, 20, 3)
+    with torch.no_grad():
+        stepper, want = layer.stepper(), layer(u)
+        assert (stepper.systems is not None) == (implementation == "compiled")
+        for step in (stepper.step, layer.step):
+            got, state = [], layer.default_state(3)
+            for sample in u.unbind(1):
+                y, state = step(sample, state)
+                got.append(y)
+            torch.testing.assert_close(torch.stack(got, 1), want, rtol=1e-5, atol=1e-5)
+
+
+def test_networks_that_are_not_plain_step_in_pytorch():
+    u = torch.randn(2, 9, 1)
+
+    def network(layer=lambda d: S4D(d, 8), n_layers=2):
+        return SequenceModel(1, 1, d_model=4, n_layers=n_layers, ssm=layer).eval()
+
+    sizes = iter((8, 12))
+    mixed = network(lambda d: S4D(d, next(sizes)))
+    hooked = network()
+    hooked.blocks[1].mix[2].register_forward_hook(lambda module, inputs, y: 2 * y)
+    assert network(n_layers=1).stepper()._network is not None
+    for model in (mixed, hooked, network().bfloat16()):
+        stepper = model.stepper()
+        assert stepper._network is None
+        with torch.no_grad():
+            dtype = next(model.parameters()).dtype
+            y, _ = run(stepper, u.to(dtype), stepper.default_state(2))
+            tolerance = 1e-4 if dtype == torch.float32 else 0.1
+            torch.testing.assert_close(y, model(u.to(dtype)), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_sample_that_would_stay_in_the_state_is_refused(bad, implementation):
+    model = SequenceModel(2, 1, d_model=3, n_layers=2, ssm=lambda d: S4D(d, 8)).eval()
+    layer, u = S4D(3, 8), torch.tensor([[1.0, 2.0, 3.0], [bad, 0.0, 1.0]])
+    with torch.no_grad():
+        for step in (layer.step, layer.stepper().step):
+            with pytest.raises(
+                ValueError, match="u holds NaN or infinity, expected finite numbers"
+            ):
+                step(u, layer.default_state(2))
+        for step in (model.step, model.stepper().step):
+            with pytest.raises(
+                ValueError, match="u holds NaN or infinity, expected finite numbers"
+            ):
+                step(u[:, :2], model.default_state(2))
+    large = torch.full((1, 3), 3e38)  # finite, though its sum is not
+    assert layer.step(large, layer.default_state(1))[0].shape == (1, 3)
+
+
+def test_a_stepper_of_a_network_has_gradients_of_its_input():
+    model = SequenceModel(1, 1, d_model=3, n_layers=2, ssm=lambda d: S4(d, 8)).double().eval()
+    stepper, u = model.stepper(), torch.randn(2, 1, dtype=torch.float64, requires_grad=True)
+    states = model.default_state(2)
+    got = torch.autograd.grad(stepper.step(u, states)[0].sum(), u)[0]
+    want = torch.autograd.grad(model(u[:, None])[:, 0].sum(), u)[0]
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda u, states: (u[:, :1], states), r"u has shape \(2, 1\), expected \(b, d_input\)"),
+        (lambda u, states: (u, states[:1]), "states has length 1, expected one state per block, 2"),
+        (lambda u, states: (u[:1], states), r"state has shape \(2, 3, 4\)"),
+        (lambda u, states: (u, [states[0], states[1].real]), "state has dtype float32"),
+    ],
+)
+def test_a_stepper_names_what_does_not_fit(change, message, implementation):
+    model = SequenceModel(2, 1, d_model=3, n_layers=2, ssm=lambda d: S4D(d, 8))
+    stepper = model.stepper()
+    with torch.no_grad(), pytest.raises((ValueError, TypeError), match=message):
+        stepper.step(*change(torch.randn(2, 2), stepper.default_state(2)))
