@@ -32,6 +32,7 @@ __all__ = [
     "as_square",
     "as_state_space",
     "as_step_range",
+    "as_times",
     "finite_result",
     "read_only",
     "without_warnings",
@@ -117,6 +118,27 @@ def as_signal(
         expected = " or ".join(map(_spell, wanted))
         raise ValueError(f"{name} has shape {x.shape}, expected {expected}")
     return x.reshape(len(x), channels)
+
+
+def as_times(value: ArrayLike, name: str) -> RealArray:
+    """Return times (L,) that increase; if they do not, the error says how to mend them."""
+    t = as_array(value, name, ("L",), real=True)
+    bad = np.flatnonzero(np.diff(t) <= 0)
+    if len(bad):
+        k = int(bad[0])
+        if t[k + 1] == t[k]:
+            fact = f"indices {k} and {k + 1} both hold {t[k]:.17g}"
+            mend = (
+                "keep one sample of each time, the last with "
+                f"keep = np.append(np.diff({name}) > 0, True), or replace them by their mean"
+            )
+        else:
+            fact = f"{t[k]:.17g} at index {k} is followed by {t[k + 1]:.17g}"
+            mend = f'sort the samples by order = np.argsort({name}, kind="stable")'
+        raise ValueError(
+            f"{name} does not increase everywhere: {fact}, expected increasing times; {mend}"
+        )
+    return t
 
 
 def as_state_space(

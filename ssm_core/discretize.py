@@ -20,6 +20,7 @@ rule                equation               what it takes the input to be
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +44,7 @@ METHODS = ("euler", "backward_euler", "bilinear", "gbt", "zoh", "foh", "dirac")
 
 _ALPHA = {"euler": 0.0, "backward_euler": 1.0, "bilinear": 0.5}  # members of the family gbt
 _TOO_LARGE = "dt, or an entry of A or B, is too large"
-_ALIASES = {"backward_diff": "backward_euler"}  # SciPy's name
+_SCIPY_NAMES = {"forward_diff": "euler", "backward_diff": "backward_euler", "tustin": "bilinear"}
 
 
 @without_warnings
@@ -55,6 +56,8 @@ def discretize(
     dt: float,
     method: str = "zoh",
     alpha: float | None = None,
+    *,
+    prewarp_frequency: float | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     r"""Turn a continuous state space model into a discrete one, by the rule ``method``.
 
@@ -66,8 +69,14 @@ def discretize(
     approximates the continuous output, :math:`y_k \approx y(k\,dt)`. The rules
     ``backward_euler``, ``bilinear``, ``gbt`` and ``foh`` need the input at the end of a step too.
     They fold it into the state: the state is then not a sample of x(t), ``Db`` differs from ``D``,
-    and so does ``Cb`` from ``C`` or, for ``foh``, ``Bb`` from Gamma. For the update x_k = Ab x_{k-1} + Bb u_k that S4 and Mamba write, see
-    :meth:`ssm_core.lti.ContinuousSSM.discretize`.
+    and so does ``Cb`` from ``C`` or, for ``foh``, ``Bb`` from Gamma.
+
+    .. warning::
+        These matrices read the output first, as SciPy and python-control do.
+        :class:`ssm_core.lti.DiscreteSSM` updates first, x_k = Ab x_{k-1} + Bb u_k, as S4 and Mamba
+        do, so ``DiscreteSSM(Ab, Bb, Cb, Db, dt)`` is another system. Use
+        ``DiscreteSSM.from_scipy(Ab, Bb, Cb, Db, dt)``, which has the same output, or
+        :meth:`ssm_core.lti.ContinuousSSM.discretize`, which makes matrices for that update.
 
     Args:
         A (float64 or complex128): state matrix (N, N), per unit of time; a scalar if N = 1.
@@ -75,19 +84,25 @@ def discretize(
         C (float64 or complex128): output matrix (P, N); (N,) for one output.
         D (float64 or complex128): direct term (P, M); None stands for zeros.
         dt (float): step between samples, above 0, in the unit of time of A.
-        method (str): ``euler``, ``backward_euler`` (or ``backward_diff``), ``bilinear``, ``gbt``,
-            ``zoh``, ``foh`` or ``dirac``.
+        method (str): ``euler``, ``backward_euler``, ``bilinear``, ``gbt``, ``zoh``, ``foh`` or
+            ``dirac``; SciPy's names ``forward_diff``, ``backward_diff``, ``tustin`` for the first
+            three, and its ``impulse``, which is not ``dirac``.
         alpha (float): for ``gbt`` only, from 0 (Euler) over 1/2 (bilinear) to 1 (backward Euler).
+        prewarp_frequency (float): for ``bilinear`` only, above 0 and below pi / dt, in radians per
+            unit of time: the frequency at which the discrete response shall equal the continuous
+            one. The rule is then taken with the step 2 tan(w dt / 2) / w (eq-warping).
 
     Returns:
         ``(Ab, Bb, Cb, Db)`` with shapes (N, N), (N, M), (P, N), (P, M). ``dirac`` takes ``u_k`` for
-        the weight of an impulse and leaves B and D as they are (SciPy's ``impulse`` sets
-        Bb = dt Ab B, which is the same impulse one step later and scaled by dt).
+        the weight of an impulse that x_{k+1} is the first to contain, undamped: Bb = B, Db = D.
+        ``impulse`` takes ``dt u_k`` for the weight of an impulse at t_k, so that x_{k+1} contains it
+        after one step and y_k at once: Bb = dt Ab B, Db = D + dt C B. SciPy has it for D = 0 only.
 
     Raises:
         ValueError: shapes that do not fit, masked entries, NaN or infinity, ``dt`` not above 0, an
-            unknown ``method``, ``alpha`` missing for ``gbt`` or given for another rule, or a step
-            at which an implicit rule has no solution (I - alpha dt A singular).
+            unknown ``method``, ``alpha`` missing for ``gbt`` or given for another rule, a step at
+            which an implicit rule has no solution (I - alpha dt A singular), or a
+            ``prewarp_frequency`` out of range or for another rule.
         TypeError: arguments that are not numbers.
         OverflowError: A is unstable and one step leaves the range of float64.
 
@@ -107,13 +122,16 @@ def discretize(
     """
     A, B, C, D = as_state_space(A, B, C, D)
     dt = as_positive(dt, "dt")
-    if isinstance(method, str):
-        method = _ALIASES.get(method, method)
-    method = as_choice(method, "method", METHODS)
+    method = as_choice(canonical_name(method), "method", (*METHODS, "impulse"))
     if method == "gbt" and alpha is None:
         raise ValueError("alpha is None, expected a number from 0 to 1 with method 'gbt'")
     if method != "gbt" and alpha is not None:
         raise ValueError(f"alpha is {alpha!r}, expected None: only method 'gbt' takes alpha")
+    if prewarp_frequency is not None and method != "bilinear":
+        raise ValueError(
+            f"prewarp_frequency is {prewarp_frequency!r}, expected None: only method 'bilinear' "
+            "takes prewarp_frequency"
+        )
     if method == "zoh":
         Ab, Bb, _ = exponential_integrals(A, B, dt)
         Cb, Db = C.copy(), D.copy()
@@ -121,12 +139,32 @@ def discretize(
         Ab, Bb, Cb, Db = _first_order_hold(A, B, C, D, dt)
     elif method == "dirac":
         Ab, Bb, Cb, Db = exponential(_over_one_step(A, dt)), B.copy(), C.copy(), D.copy()
+    elif method == "impulse":
+        Ab = exponential(_over_one_step(A, dt))
+        Bb, Cb, Db = dt * (Ab @ B), C.copy(), D + dt * (C @ B)
     else:
         alpha = _ALPHA[method] if method in _ALPHA else as_real(alpha, "alpha", low=0, high=1)
+        if prewarp_frequency is not None:
+            dt = _warped_step(dt, prewarp_frequency)
         Ab, Bb, Cb, Db = _generalized_bilinear(A, B, C, D, dt, alpha)
     for name, matrix in {"Ab": Ab, "Bb": Bb, "Cb": Cb, "Db": Db}.items():
         finite_result(matrix, name, _TOO_LARGE)
     return Ab, Bb, Cb, Db
+
+
+def canonical_name(method: Any) -> Any:
+    """A rule by the name it has here, where SciPy has another; anything else as it is."""
+    return _SCIPY_NAMES.get(method, method) if isinstance(method, str) else method
+
+
+def _warped_step(dt: float, frequency: Any) -> float:
+    """The step with which the bilinear rule is right at this frequency, for samples dt apart."""
+    w = as_positive(frequency, "prewarp_frequency")
+    if w * dt >= math.pi:
+        raise ValueError(
+            f"prewarp_frequency is {w:g}, expected a frequency below pi / dt = {math.pi / dt:g}"
+        )
+    return 2 * math.tan(w * dt / 2) / w
 
 
 @without_warnings

@@ -7,13 +7,14 @@ matrices are equal.
 
 Signals have time first: inputs are (L, M) and outputs (L, P), for one channel also (L,). What
 belongs to each pair of an output and an input, such as a kernel, is (..., P, M) for every system.
+``from_scipy``, ``to_scipy``, ``from_control`` and ``to_control`` exchange systems with other packages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,14 +28,22 @@ from ssm_core._checks import (
     as_positive,
     as_signal,
     as_state_space,
+    as_times,
     finite_result,
     read_only,
     without_warnings,
 )
+from ssm_core._flow import LineFlow, affine_recurrence
+from ssm_core._interchange import matrices_of, output_first, sample_time, update_first
 from ssm_core.convolution import causal_convolution, kernel_from_ssm
-from ssm_core.discretize import discretize, exponential, exponential_integrals
+from ssm_core.discretize import canonical_name, discretize, exponential, exponential_integrals
+
+if TYPE_CHECKING:
+    from scipy import signal
 
 __all__ = ["ContinuousSSM", "DiscreteSSM"]
+
+_MANY_STEPS = 100  # from here on the exponentials that LineFlow shares are fewer than the steps
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -97,6 +106,21 @@ class _StateSpace:
         """
         return np.linalg.eigvals(self.A).astype(np.complex128)
 
+    def _transfer(self, s: Array, w: RealArray, what: str) -> Array:
+        """C (sI - A)^{-1} B (..., P, M) at points s (...), which belong to the frequencies w."""
+        poles, rounding = self.poles, 8 * self.N * np.finfo(float).eps
+        resolvent = s[..., None, None] * np.eye(self.N) - self.A  # (..., N, N)
+        try:
+            if (np.abs(s[..., None] - poles) <= rounding * np.abs(poles)).any():
+                raise np.linalg.LinAlgError
+            x = np.linalg.solve(resolvent, np.broadcast_to(self.B, (*w.shape, self.N, self.M)))
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"w holds a frequency at which {what} is an eigenvalue of A, expected "
+                "frequencies at which the system has no pole"
+            ) from None
+        return self.C @ x
+
     def _initial_state(self, x0: ArrayLike | None) -> Array:
         """x0 as an array (N,), zero if it is None."""
         return np.zeros(self.N) if x0 is None else as_array(x0, "x0", (self.N,))
@@ -141,6 +165,78 @@ class ContinuousSSM(_StateSpace):
         [-2.5 -2.5]
     """
 
+    @classmethod
+    def from_scipy(cls, *system: Any) -> ContinuousSSM:
+        r"""A continuous system of SciPy, or what SciPy takes for one.
+
+        Args:
+            system: a ``scipy.signal.lti`` (``StateSpace``, ``TransferFunction``,
+                ``ZerosPolesGain``), or numbers, as one tuple or one by one: ``num, den``, the
+                coefficients of a transfer function, highest power first (``num`` (P, ·) for P
+                outputs); or ``A, B, C, D``.
+
+        Raises:
+            ValueError: a discrete system, a numerator of higher degree than the denominator, or
+                matrices that do not fit.
+            TypeError: something that is not a linear system.
+
+        Equation eq-ssm.
+
+        Example:
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> lag = ContinuousSSM.from_scipy([3.0], [1.0, 2.0])  # 3 / (s + 2)
+            >>> print(lag.frequency_response(0.0).real)
+            [[1.5]]
+        """
+        *matrices, dt = matrices_of(system)
+        if dt is None or dt != 0:
+            raise ValueError(
+                f"the system is discrete (dt = {dt}), expected a continuous one: DiscreteSSM has "
+                "the same methods"
+            )
+        return cls(*matrices)
+
+    def to_scipy(self) -> signal.StateSpace:
+        """This system as a ``scipy.signal.StateSpace`` in continuous time, with the same matrices.
+
+        Example:
+            >>> from ssm_core.lti import ContinuousSSM
+            >>> t, y = ContinuousSSM(-1.0, 1.0, 1.0).to_scipy().step(T=[0.0, 1.0])
+            >>> print(y.round(4))
+            [0.     0.6321]
+        """
+        from scipy import signal
+
+        return signal.StateSpace(self.A, self.B, self.C, self.D)
+
+    @classmethod
+    def from_control(cls, system: Any) -> ContinuousSSM:
+        """A continuous ``StateSpace`` or ``TransferFunction`` of python-control, also MIMO.
+
+        Args:
+            system: the system of python-control. If it does not say whether it is continuous
+                (``dt=None``), it is taken for a continuous one.
+
+        Raises:
+            ValueError: a discrete system, or an improper transfer function.
+            TypeError: something that is not a linear system.
+
+        Example:
+            ``ContinuousSSM.from_control(control.tf([1], [1, 5, 40]))`` is a damped spring, and
+            ``spring.to_control()`` is one for ``control.lqr``.
+        """
+        *matrices, dt = matrices_of((system,))
+        return cls.from_scipy(*matrices) if dt is None else cls.from_scipy(system)
+
+    def to_control(self) -> Any:
+        """This system as a ``control.StateSpace`` in continuous time, with the same matrices.
+
+        Raises:
+            ImportError: python-control is not installed.
+            TypeError: complex matrices, which python-control does not have.
+        """
+        return _control_system(self.A, self.B, self.C, self.D, 0)
+
     @without_warnings
     def simulate(
         self, u: ArrayLike | Callable[[float], ArrayLike], t: ArrayLike, x0: ArrayLike | None = None
@@ -155,7 +251,8 @@ class ContinuousSSM(_StateSpace):
         Args:
             u (float64 or complex128, or callable): samples at the times t, (L,) or (L, M), or a
                 function that takes one time and returns one number or (M,).
-            t (float64): times (L,), increasing, in the unit of time of A.
+            t (float64): times (L,), increasing, in the unit of time of A. A step costs O(N²), also
+                where all are different.
             x0 (float64 or complex128): state (N,) at ``t[0]``; zero by default.
 
         Returns:
@@ -177,9 +274,7 @@ class ContinuousSSM(_StateSpace):
             >>> print(leaky.simulate([1.0, 1.0, 1.0], [0.0, 1.0, 3.0]).round(4))
             [0.     0.6321 0.9502]
         """
-        t = as_array(t, "t", ("L",), real=True)
-        if (np.diff(t) <= 0).any():
-            raise ValueError("t does not increase everywhere, expected times in increasing order")
+        t = as_times(t, "t")
         x0 = self._initial_state(x0)
         if callable(u):
             inputs, flat = _sampled(u, t, self.M)  # (L, M)
@@ -192,13 +287,25 @@ class ContinuousSSM(_StateSpace):
     def _follow_lines(self, u: Array, t: RealArray, x0: Array) -> Array:
         """States (L, N) under an input (L, M) that is a straight line from sample to sample."""
         steps, which = _distinct_steps(t)
+        if len(steps) > _MANY_STEPS:
+            return self._flow_along_lines(u, np.diff(t), x0)
         Phi = np.empty((len(steps), self.N, self.N), dtype=self.A.dtype)
         w = np.empty((len(t) - 1, self.N), dtype=np.result_type(self.A, self.B, u))
         for i, dt in enumerate(steps):
             Phi[i], Gamma, Gamma1 = exponential_integrals(self.A, self.B, dt)
             k = np.flatnonzero(which == i)
             w[k] = u[k] @ (Gamma - Gamma1).T + u[k + 1] @ Gamma1.T
-        return _run(Phi, which, w, x0)
+        return affine_recurrence(Phi, which, w, x0)
+
+    def _flow_along_lines(self, u: Array, h: RealArray, x0: Array) -> Array:
+        """The same for steps h (L - 1,) that hardly repeat: O(N²) each, without an exponential."""
+        flow = LineFlow(self.A, self.B)
+        x = np.empty((len(u), self.N, 1), dtype=np.result_type(self.A, self.B, u, x0))
+        x[0, :, 0] = x0
+        u = u[:, :, None]
+        for k, dt in enumerate(h.tolist()):
+            x[k + 1] = flow(dt, x[k], u[k], u[k + 1])
+        return x[:, :, 0]
 
     def _integrate(self, u: Callable[[float], ArrayLike], t: RealArray, x0: Array) -> Array:
         """States (L, N) under an input that is a function of time."""
@@ -273,28 +380,18 @@ class ContinuousSSM(_StateSpace):
             [1.     0.7071]
         """
         w = _scalar_or_row(w, "w")
-        resolvent = 1j * w[..., None, None] * np.eye(self.N) - self.A  # (..., N, N)
-        poles, rounding = self.poles, 8 * self.N * np.finfo(float).eps
-        try:
-            if (np.abs(1j * w[..., None] - poles) <= rounding * np.abs(poles)).any():
-                raise np.linalg.LinAlgError
-            x = np.linalg.solve(resolvent, np.broadcast_to(self.B, (*w.shape, self.N, self.M)))
-        except np.linalg.LinAlgError:
-            raise ValueError(
-                "w holds a frequency at which iw is an eigenvalue of A, expected "
-                "frequencies at which the system has no pole"
-            ) from None
-        return finite_result(self.C @ x + self.D, "the frequency response", "its gain is too large")
+        G = self._transfer(1j * w, w, "iw") + self.D
+        return finite_result(G, "the frequency response", "its gain is too large")
 
     @without_warnings
     def discretize(self, dt: float, method: str = "zoh", alpha: float | None = None) -> DiscreteSSM:
         r"""The discrete system x_k = Ab x_{k-1} + Bb u_k, y_k = C x_k + D u_k of this one.
 
         The sample u_k acts during the step that ends at t_k, so x_k approximates x(t_k) itself and
-        C and D stay as they are: this is the rule of S4 and Mamba. (SciPy's Cb and Db, which
-        :func:`ssm_core.discretize.discretize` returns, belong to its other time convention. They
-        cannot be carried over in general: an update with A = 0 can delay its input by one sample
-        there and cannot here.) What u_k stands for depends on the rule:
+        C and D stay as they are: this is the rule of S4 and Mamba. (What SciPy, python-control and
+        :func:`ssm_core.discretize.discretize` return belongs to another time convention;
+        :meth:`DiscreteSSM.from_scipy` takes it over, also with ``prewarp_frequency``.) What u_k
+        stands for depends on the rule:
 
         - ``euler``, ``backward_euler``, ``bilinear``, ``gbt``, ``zoh``: one value for the whole
           step from t_{k-1} to t_k. If the input is held at u_k, ``zoh`` is exact, ``bilinear``
@@ -308,11 +405,12 @@ class ContinuousSSM(_StateSpace):
         - ``dirac``: the weight of an impulse at t_k, which x_k contains already. Exact for such
           trains: ``kernel(L)`` is the impulse response at 0, dt, 2 dt, … With u_k = dt u(t_k) it
           is a Riemann sum, O(dt).
+        - ``impulse``: the same with the weight dt u_k, SciPy's rule of this name.
 
         Args:
             dt (float): step between samples, above 0, in the unit of time of A.
             method (str): ``euler``, ``backward_euler``, ``bilinear``, ``gbt``, ``zoh``, ``foh``,
-                ``dirac``.
+                ``dirac``, or one of SciPy's names, as in :func:`ssm_core.discretize.discretize`.
             alpha (float): for ``gbt`` only, from 0 to 1.
 
         Raises:
@@ -328,8 +426,12 @@ class ContinuousSSM(_StateSpace):
             >>> print(leaky.discretize(1.0, "bilinear").kernel(3)[:, 0, 0].round(4))
             [0.6667 0.2222 0.0741]
         """
+        method = canonical_name(method)
         if method == "foh":
             return self._first_order_hold(dt, alpha)
+        if method == "impulse":
+            dirac = self.discretize(dt, "dirac", alpha)
+            return DiscreteSSM(dirac.A, dirac.dt * self.B, self.C, self.D, dt)
         Ab, Bb, _, _ = discretize(self.A, self.B, self.C, self.D, dt, method, alpha)
         return DiscreteSSM(Ab, Bb, self.C, self.D, dt)
 
@@ -354,9 +456,11 @@ class DiscreteSSM(_StateSpace):
     Before the first sample the state is x0, zero by default: if x0 is the state at time 0, sample
     k belongs to the time (k + 1) dt.
 
-    SciPy's ``dlsim`` reads the output first and updates afterwards: x_{k+1} = A x_k + B u_k,
-    y_k = C x_k + D u_k. The system here is SciPy's with C replaced by C A and D by C B + D; where
-    D = 0, it is also SciPy's with the same four matrices and its output taken one sample later.
+    .. warning::
+        SciPy, python-control and :func:`ssm_core.discretize.discretize` read the output first and
+        update afterwards: x_{k+1} = A x_k + B u_k, y_k = C x_k + D u_k. The same four matrices are
+        two different systems there and here. :meth:`from_scipy`, :meth:`to_scipy`,
+        :meth:`from_control` and :meth:`to_control` translate, with the same output sample by sample.
 
     Args:
         A (float64 or complex128): state matrix (N, N), per sample; a scalar if N = 1.
@@ -401,6 +505,135 @@ class DiscreteSSM(_StateSpace):
 
     def __repr__(self) -> str:
         return f"DiscreteSSM(N={self.N}, M={self.M}, P={self.P}, dt={self.dt:g})"
+
+    @classmethod
+    @without_warnings
+    def from_scipy(cls, *system: Any) -> DiscreteSSM:
+        r"""A discrete system of SciPy, translated: the same output for every input and start.
+
+        SciPy reads the output first, x_{k+1} = A x_k + B u_k, y_k = C x_k + D u_k (eq-output-first).
+        The state here after sample k is SciPy's x_{k+1}, and x0 is the same in both. Where A is
+        singular, or nearly so, the new state may not show an output C x_k any more; then that output
+        is one more entry at the end of the state, which starts at any value. D changes too, unless
+        all outputs are of this kind.
+
+        Args:
+            system: a ``scipy.signal.dlti`` (``StateSpace``, ``TransferFunction``,
+                ``ZerosPolesGain``), or numbers, as one tuple or one by one: ``num, den, dt`` or
+                ``A, B, C, D, dt``, as from ``cont2discrete`` or, with dt appended,
+                :func:`ssm_core.discretize.discretize`.
+
+        Raises:
+            ValueError: a continuous system, an unspecified step, a numerator of higher degree than
+                the denominator, or matrices that do not fit.
+            TypeError: something that is not a linear system.
+
+        Equations eq-output-first, eq-discrete-ssm.
+
+        Example:
+            The trapezoid rule on a leaky integrator, from the matrices that SciPy makes too:
+
+            >>> from ssm_core.discretize import discretize
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> Ab, Bb, Cb, Db = discretize(-1.0, 1.0, 1.0, 0.0, 1.0, "bilinear")
+            >>> y, x = DiscreteSSM.from_scipy(Ab, Bb, Cb, Db, 1.0).recurrence([1.0, 1.0, 1.0])
+            >>> print(y.round(4))
+            [0.3333 0.7778 0.9259]
+        """
+        A, B, C, D, dt = matrices_of(system)
+        if dt is not None and dt is not True and dt == 0:
+            raise ValueError(
+                "the system is continuous, expected a discrete one with its step, as in "
+                "from_scipy(A, B, C, D, dt); ContinuousSSM has the same methods, and discretize"
+            )
+        return cls(*update_first(A, B, C, D), sample_time(dt))
+
+    @without_warnings
+    def to_scipy(self) -> signal.StateSpace:
+        r"""This system as a ``scipy.signal.StateSpace`` in discrete time, with the same output.
+
+        .. math:: x_{k+1} = A x_k + B u_k, \qquad y_k = C A\, x_k + (C B + D)\, u_k
+
+        The state has the same size, and SciPy's x_{k+1} is the state here after sample k.
+
+        Equation eq-output-first.
+
+        Example:
+            >>> from scipy.signal import dlsim
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
+            >>> t, y, x = dlsim(ema.to_scipy(), [8.0, 8.0, 0.0])
+            >>> print(y[:, 0], ema.recurrence([8.0, 8.0, 0.0])[0])
+            [4. 6. 3.] [4. 6. 3.]
+        """
+        from scipy import signal
+
+        return signal.StateSpace(*output_first(self.A, self.B, self.C, self.D), dt=self.dt)
+
+    @classmethod
+    def from_control(cls, system: Any) -> DiscreteSSM:
+        """A discrete ``StateSpace`` or ``TransferFunction`` of python-control, also MIMO.
+
+        Python-control reads the output first, as SciPy does; the system is translated as
+        :meth:`from_scipy` does it.
+
+        Args:
+            system: the system of python-control, with a step ``dt``.
+
+        Raises:
+            ValueError: a continuous system, an unspecified step, an improper transfer function.
+            TypeError: something that is not a linear system.
+
+        Equations eq-output-first, eq-discrete-ssm.
+
+        Example:
+            ``DiscreteSSM.from_control(control.c2d(plant, 0.1, "foh"))`` has the output of the plant
+            for an input that is a straight line from sample to sample.
+        """
+        return cls.from_scipy(system)
+
+    @without_warnings
+    def to_control(self) -> Any:
+        """This system as a ``control.StateSpace`` with the step dt, and with the same output.
+
+        The matrices are those of :meth:`to_scipy`.
+
+        Raises:
+            ImportError: python-control is not installed.
+            TypeError: complex matrices, which python-control does not have.
+
+        Equation eq-output-first.
+        """
+        return _control_system(*output_first(self.A, self.B, self.C, self.D), self.dt)
+
+    @without_warnings
+    def frequency_response(self, w: ArrayLike) -> Array:
+        r"""What becomes of the input exp(iw k dt): z C (zI - A)^{-1} B + D with z = exp(iw dt).
+
+        Args:
+            w (float64): one angular frequency or several (K,), in radians per unit of time of dt, as
+                for the continuous system. (SciPy's ``dfreqresp`` takes radians per sample, w dt.)
+
+        Returns:
+            G complex128 (P, M) for one frequency, (K, P, M) for several, also for P = M = 1. It is
+            the sum of ``kernel`` times exp(-iw j dt) over all lags j.
+
+        Raises:
+            ValueError: wrong shape, masked entries, NaN or infinity, or z is an eigenvalue of A: a
+                resonance without friction has no finite response.
+
+        Equations eq-kernel, eq-frequency-response.
+
+        Example:
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> ema = DiscreteSSM(0.5, 0.5, 1.0, dt=1.0)
+            >>> print(abs(ema.frequency_response([0.0, 3.141592653589793]))[:, 0, 0].round(4))
+            [1.     0.3333]
+        """
+        w = _scalar_or_row(w, "w")
+        z = np.exp(1j * w * self.dt)
+        G = z[..., None, None] * self._transfer(z, w, "exp(iw dt)") + self.D
+        return finite_result(G, "the frequency response", "its gain is too large")
 
     @without_warnings
     def step(self, u: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
@@ -462,7 +695,8 @@ class DiscreteSSM(_StateSpace):
         """
         u, flat = self._signal(u)  # (L, M)
         x0 = self._initial_state(x0)
-        x = _run(self.A[None], np.zeros(len(u), dtype=int), u @ self.B.T, x0)[1:]  # (L, N)
+        which = np.zeros(len(u), dtype=int)
+        x = affine_recurrence(self.A[None], which, u @ self.B.T, x0)[1:]  # (L, N)
         return self._output(finite_result(x, "the state"), u, flat), x
 
     @without_warnings
@@ -532,13 +766,17 @@ class DiscreteSSM(_StateSpace):
         return y[:, 0] if flat and self.P == 1 else y
 
 
-def _run(A: Array, which: Array, w: Array, x0: Array) -> Array:
-    """The states x0, x_1, … (L + 1, N) of x_{k+1} = A[which[k]] x_k + w_k, with w (L, N)."""
-    x = np.empty((len(w) + 1, len(x0)), dtype=np.result_type(A, w, x0))
-    x[0] = x0
-    for k in range(len(w)):
-        x[k + 1] = A[which[k]] @ x[k] + w[k]
-    return x
+def _control_system(A: Array, B: Array, C: Array, D: Array, dt: float) -> Any:
+    """The system as python-control has it."""
+    try:
+        from control import StateSpace
+    except ImportError:
+        raise ImportError("to_control needs python-control: pip install control") from None
+    if any(map(np.iscomplexobj, (A, B, C, D))):
+        raise TypeError(
+            "the system is complex, expected real matrices: python-control has no other"
+        )
+    return StateSpace(A, B, C, D, dt, remove_useless_states=False)
 
 
 def _distinct_steps(t: RealArray) -> tuple[RealArray, Array]:

@@ -254,6 +254,38 @@ def test_order_of_convergence_on_samples_of_a_smooth_input(method, alpha, order)
     assert_allclose(measured, order, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize(
+    "theirs, ours",
+    [("tustin", "bilinear"), ("forward_diff", "euler"), ("backward_diff", "backward_euler")],
+)
+def test_scipys_names(theirs, ours):
+    matrices = system(3)
+    for have, want in zip(discretize(*matrices, 0.1, theirs), discretize(*matrices, 0.1, ours)):
+        assert_array_equal(have, want)
+    for have, want in zip(discretize(*matrices, 0.1, theirs), cont2discrete(matrices, 0.1, theirs)):
+        assert_allclose(have, want, rtol=0, atol=1e-14)
+
+
+def test_impulse_is_scipys():
+    A, B, C, D = system(3)
+    want = cont2discrete((A, B, C, 0 * D), 0.1, "impulse")
+    for x, y in zip(discretize(A, B, C, 0 * D, 0.1, "impulse"), want):
+        assert_allclose(x, y, rtol=0, atol=1e-14)
+    assert_allclose(discretize(A, B, C, D, 0.1, "impulse")[3], want[3] + D, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("frequency", [1e-3, 1.0, 5.0, 31.4])
+def test_prewarping_is_right_at_its_frequency(frequency):
+    A, B, C, D = system(3)
+    A = A.copy()
+    A[:, 0] = 0  # singular
+    Ab, Bb, Cb, Db = discretize(A, B, C, D, 0.1, "bilinear", prewarp_frequency=frequency)
+    z = np.exp(0.1j * frequency)
+    have = Cb @ np.linalg.solve(z * np.eye(len(A)) - Ab, Bb) + Db
+    want = C @ np.linalg.solve(1j * frequency * np.eye(len(A)) - A, B) + D
+    assert_allclose(have, want, rtol=1e-11)
+
+
 def test_arguments_are_left_alone_and_results_are_own_memory():
     A, B, C, D = (np.asfortranarray(x) for x in system(6))
     before = [x.copy() for x in (A, B, C, D)]
@@ -296,7 +328,10 @@ GOOD = {"A": [[-1.0]], "B": [[1.0]], "C": [[1.0]], "D": [[0.0]], "dt": 0.1}
         ({"dt": -0.1}, "dt is -0.1"),
         ({"dt": np.nan}, "dt is nan"),
         ({"dt": np.inf}, "dt is inf"),
-        ({"method": "tustin"}, "method is 'tustin', expected one of: euler"),
+        ({"method": "trapezoid"}, "method is 'trapezoid', expected one of: euler"),
+        ({"method": "zoh", "prewarp_frequency": 1.0}, "prewarp_frequency is 1.0, expected None"),
+        ({"method": "bilinear", "prewarp_frequency": 40.0}, "expected a frequency below pi / dt"),
+        ({"method": "bilinear", "prewarp_frequency": 0.0}, "prewarp_frequency is 0"),
         ({"method": "gbt"}, "alpha is None"),
         ({"method": "gbt", "alpha": 1.5}, "alpha is 1.5, expected a finite number from 0 to 1"),
         ({"method": "gbt", "alpha": np.nan}, "alpha is nan"),

@@ -11,6 +11,7 @@ from scipy import signal
 from scipy.integrate import quad_vec
 from scipy.linalg import expm
 
+import ssm_core._flow
 import ssm_core.lti
 from ssm_core.convolution import causal_convolution, kernel_from_ssm
 from ssm_core.discretize import METHODS, discretize
@@ -150,6 +151,66 @@ def test_simulate_on_a_logarithmic_grid(rate):
     assert_allclose(fast.simulate(np.ones(42), t), -np.expm1(-rate * t), rtol=1e-12)
 
 
+def uneven(L, seed=0, mean=1e-2):
+    return np.cumsum(np.random.default_rng(seed).exponential(mean, L))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e12])
+def test_many_different_steps_are_those_of_an_exponential_each(monkeypatch, scale):
+    """MIMO with a singular A, its rates at any scale, against one exponential for each step."""
+    system = random_continuous(4)
+    A = system.A.copy()
+    A[:, 0] = 0
+    system = ContinuousSSM(scale * A, 1e9 * system.B, system.C, system.D)
+    t, u = uneven(400) / scale, np.random.default_rng(1).normal(size=(400, 2))
+    x0 = [1.0, -1.0, 0.5, 0.0]
+    have = system.simulate(u, t, x0)
+    monkeypatch.setattr(ssm_core.lti, "_MANY_STEPS", 10**6)
+    want = system.simulate(u, t, x0)
+    assert_allclose(have, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+def test_many_different_steps_in_closed_form():
+    t = uneven(5000)
+    t -= t[0]
+    assert_allclose(LEAKY.simulate(t, t), t - 1 + np.exp(-t), rtol=1e-12, atol=1e-16)
+    integrator = ContinuousSSM(0.0, 1.0, 1.0)
+    assert_allclose(integrator.simulate(t, t), t**2 / 2, rtol=1e-12)
+    a = -0.2 + 4j
+    modes = ContinuousSSM(a, 1.0, 1.0)
+    assert_allclose(modes.simulate(0 * t + 1, t), np.expm1(a * t) / a, rtol=1e-11, atol=1e-16)
+
+
+def test_many_different_steps_of_a_matrix_without_eigenvectors():
+    """A Jordan block: its eigenvectors do not span the space."""
+    A = -0.5 * np.eye(6) - np.eye(6, k=-1)
+    system = ContinuousSSM(A, np.eye(6)[:, :1], np.eye(6))
+    t = uneven(3000)
+    t -= t[0]
+    n = np.arange(6)
+    want = (-t[:, None]) ** n * np.exp(-t[:, None] / 2) / np.cumprod(np.maximum(n, 1))
+    assert_allclose(system.simulate(0 * t, t, np.eye(6)[0]), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e9, 1e18])
+def test_many_different_steps_of_a_stiff_system(rate):
+    """A fast mode does not cost a slow one its digits; steps over twenty decades."""
+    t = np.r_[0, np.logspace(-20, 0, 2001)]
+    system = ContinuousSSM(np.diag([-rate, -1.0]), [rate, 1.0], np.eye(2))
+    want = np.stack([-np.expm1(-rate * t), -np.expm1(-t)], axis=1)
+    assert_allclose(system.simulate(np.ones(2002), t), want, rtol=1e-11)
+
+
+def test_many_different_steps_need_few_exponentials(monkeypatch):
+    calls = []
+    inner = ssm_core._flow.exponential
+    monkeypatch.setattr(
+        ssm_core._flow, "exponential", lambda *args: calls.append(args) or inner(*args)
+    )
+    SPRING.simulate(np.ones(5000), uneven(5000))
+    assert 0 < len(calls) <= 100
+
+
 def test_simulate_a_function():
     t = np.linspace(0, 5, 30)
     want = (np.cos(3 * t) + 3 * np.sin(3 * t) - np.exp(-t)) / 10  # x' = -x + cos 3t
@@ -249,6 +310,47 @@ def test_relation_to_dlsim():
     assert_allclose(
         DiscreteSSM(A, B, C, 0 * D, 0.1).recurrence(u)[0], theirs[1:], rtol=0, atol=1e-13
     )
+
+
+def test_frequency_response_is_the_transform_of_the_kernel():
+    system = random_discrete(5)
+    w = np.array([-3.0, 0.0, 0.7, 10.0, np.pi / 0.1])
+    phases = np.exp(-1j * np.outer(w, 0.1 * np.arange(2000)))  # (5, lags)
+    want = np.einsum("kj,jpm->kpm", phases, system.kernel(2000))
+    assert_allclose(system.frequency_response(w), want, rtol=0, atol=1e-11)
+    assert system.frequency_response(0.7).shape == (3, 2)
+
+
+def test_frequency_response_is_scipys_in_radians_per_sample():
+    system = random_discrete(6, M=1, P=1)
+    w = np.array([0.0, 0.3, 2.0, 3.0])
+    want = signal.dfreqresp(system.to_scipy(), w)[1]
+    assert_allclose(system.frequency_response(w / 0.1)[:, 0, 0], want, rtol=1e-11)
+
+
+def test_frequency_response_of_a_prewarped_system_is_the_continuous_one():
+    four = SPRING.A, SPRING.B, SPRING.C, SPRING.D
+    warped = discretize(*four, 0.1, "bilinear", prewarp_frequency=6.0)
+    have = DiscreteSSM.from_scipy(*warped, 0.1).frequency_response(6.0)
+    assert_allclose(have, SPRING.frequency_response(6.0), rtol=1e-12)
+
+
+def test_a_discrete_resonance_has_no_response():
+    turn = DiscreteSSM([[0.0, -1.0], [1.0, 0.0]], [1.0, 0.0], [1.0, 0.0], dt=0.5)
+    with pytest.raises(ValueError, match=r"w holds a frequency at which exp\(iw dt\)"):
+        turn.frequency_response([1.0, np.pi])  # a quarter turn in each sample
+    assert np.isfinite(turn.frequency_response(1.0)).all()
+
+
+def test_impulse_is_scipys_rule():
+    system = ContinuousSSM(SPRING.A, SPRING.B, SPRING.C)
+    u = np.random.default_rng(15).normal(size=30)
+    four = discretize(system.A, system.B, system.C, 0.0, 0.1, "impulse")
+    want = signal.dlsim((*four, 0.1), u)[1][:, 0]
+    assert_allclose(system.discretize(0.1, "impulse").recurrence(u)[0], want, rtol=0, atol=1e-14)
+    weights = system.discretize(0.1, "dirac").recurrence(0.1 * u)[0]
+    assert_allclose(weights, want, rtol=0, atol=1e-14)
+    assert SPRING.discretize(0.1, "tustin") == SPRING.discretize(0.1, "bilinear")
 
 
 def test_recurrence_in_parts():
@@ -560,8 +662,8 @@ def test_bad_arguments_of_a_discrete_system(call, words):
             lambda s: s.simulate([1.0, 1.0], [0.0]),
             r"u has shape \(2,\), expected \(1, 1\) or \(1,\)",
         ),
-        (lambda s: s.simulate([1.0, 1.0], [0.0, 0.0]), "t does not increase"),
-        (lambda s: s.simulate([1.0, 1.0], [1.0, 0.0]), "t does not increase"),
+        (lambda s: s.simulate([1.0, 1.0], [0.0, 0.0]), r"both hold 0, .* keep = np\.append\("),
+        (lambda s: s.simulate([1.0, 1.0], [1.0, 0.0]), r"t does not increase.* np\.argsort\("),
         (lambda s: s.simulate([1.0], 0.0), "t has shape"),
         (lambda s: s.simulate([1.0], [np.nan]), "t holds nan"),
         (lambda s: s.simulate([1.0, np.inf], [0.0, 1.0]), "u holds inf"),
@@ -582,6 +684,12 @@ def test_bad_arguments_of_a_discrete_system(call, words):
 def test_bad_arguments_of_a_continuous_system(call, words):
     with pytest.raises(ValueError, match=words):
         call(LEAKY)
+
+
+def test_the_advice_on_tied_times_works():
+    t, u = np.array([0.0, 0.0, 1.0, 2.0, 2.0]), np.arange(5.0)
+    keep = np.append(np.diff(t) > 0, True)
+    assert_array_equal(LEAKY.simulate(u[keep], t[keep]), LEAKY.simulate([1.0, 2, 4], [0, 1, 2]))
 
 
 def test_bad_types():
