@@ -10,7 +10,8 @@ from ssm_core._checks import as_positive, as_real
 
 __all__ = ["parameter_groups"]
 
-_NORMS = nn.LayerNorm, nn.GroupNorm, nn.RMSNorm  # their weights may have more than one axis
+# Norms, whose weights may have more than one axis, and tables of embeddings.
+_UNDECAYED = nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag
 
 
 def parameter_groups(
@@ -22,10 +23,11 @@ def parameter_groups(
     S4D). They learn at ``memory_lr`` if that is slower, without weight decay: a large step there
     destroys a trained memory, and zero is not a meaningful value to pull them towards.
 
-    ``no_decay``: biases, weights of norms and all other parameters with fewer than two axes, as is
-    usual for language models, and those that a layer exempts, such as ``A_log`` of Mamba.
+    ``no_decay``: biases, weights of norms and all other parameters with fewer than two axes,
+    embeddings (and a head that shares the matrix of one), as is usual for language models, and
+    those that a layer exempts, such as ``A_log`` of Mamba.
 
-    ``decay``: everything else, embeddings included.
+    ``decay``: everything else.
 
     A module declares its parameters by class attributes with their names, ``memory = ("log_dt",)``
     and ``no_weight_decay = ("A_log", "D")``. A parameter with the attribute ``_no_weight_decay`` set
@@ -66,7 +68,7 @@ def parameter_groups(
     exempt = _declared(model, "no_weight_decay") | {
         id(p)
         for module in model.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, _UNDECAYED)
         for p in module.parameters(recurse=False)
     }
     groups: dict[str, dict[str, Any]] = {

@@ -62,16 +62,19 @@ def test_mamba():
     assert "memory" not in groups
     decayed = {name.rpartition("mixer.")[2] for name in groups["decay"]}
     assert decayed >= {"in_proj.weight", "x_proj.weight", "out_proj.weight"}
-    assert any("embedding" in name for name in groups["decay"])
-    assert not any("norm" in name for name in groups["decay"])
+    assert any("embedding" in name for name in groups["no_decay"])  # and the head that shares it
+    assert not any("norm" in name or "lm_head" in name for name in groups["decay"])
+    untied = names_by_group(MambaLM(MambaConfig(8, 1, 11, tie_embeddings=False)))
+    assert "lm_head.weight" in untied["decay"]
 
 
-def test_norms_and_biases_do_not_decay():
+def test_norms_biases_and_embeddings_do_not_decay():
     model = nn.ModuleDict(
         {
             "linear": nn.Linear(2, 3),
             "conv": nn.Conv1d(2, 2, 3),
             "embedding": nn.Embedding(4, 2),
+            "bag": nn.EmbeddingBag(4, 2),
             "flat": nn.LayerNorm(2),
             "wide": nn.LayerNorm((3, 2)),
             "rms": nn.RMSNorm((3, 2)),
@@ -80,7 +83,7 @@ def test_norms_and_biases_do_not_decay():
         }
     )
     groups = names_by_group(model)
-    assert groups["decay"] == {"linear.weight", "conv.weight", "embedding.weight"}
+    assert groups["decay"] == {"linear.weight", "conv.weight"}
 
 
 def test_declarations_and_marks():
