@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ssm_core._checks import as_choice, as_int
+from ssm_core._dispatch import is_transformed
 from ssm_core.s4.dplr import dplr
 from ssm_core.s4.recurrence import Recurrence, check_system, check_tensor
 
@@ -171,6 +175,40 @@ class Diagonal:
         log_decay, _ = self._discretized()
         return _decaying_sums(self.C[:, None] * torch.exp(log_decay) * x, log_decay, as_int(L, "L"))
 
+    def scan(self, u: Tensor, dt: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r"""Signals u (b, H, L) whose samples come at uneven times, from x (b, H, n) or zero.
+
+        Sample k comes dt (b, L) times the system's own step after the one before. Returns (y, x):
+        y (outputs, b, H, L), and the state after the last sample.
+
+        The recurrence is solved in pieces of time, each by :func:`linear_recurrence`. For gradients
+        nothing of size b H n L is kept: the backward pass computes each piece again.
+        """
+        check_tensor(u, "u", ("b", "H", "L"), self.Lambda.real)
+        if x is None:
+            x = self.B.new_zeros(len(u), *self.B.shape)
+        check_tensor(x, "x", ("b", "H", "n"), self.Lambda, batch=len(u))
+        run: Any = _scan_piece
+        if torch.is_grad_enabled() and not is_transformed():
+            run = partial(checkpoint, _scan_piece, use_reentrant=False, preserve_rng_state=False)
+        steps = max(64, _PIECE // x.numel())
+        ys = []
+        for samples, times in zip(u.split(steps, dim=-1), dt.split(steps, dim=-1)):
+            y, x = run(self, samples, times, x)
+            ys.append(y)
+        return torch.cat(ys, dim=-1), x
+
+    def _stretched(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay and B of the steps dt (L, b, 1, 1), as multiples of the own one, (L, b, H, n)."""
+        step = self.dt[:, None] * dt  # (L, b, H, 1)
+        if self.method == "zoh":
+            # Here expm1 is taken once, and its quotient has no singularity at a step of 0.
+            Lambda = self.Lambda + _ALMOST_ZERO * (self.Lambda == 0)
+            change = torch.expm1(Lambda * step)
+            return 1 + change, change * (self.B / Lambda)
+        half = self.Lambda * (step / 2)
+        return (1 + half) / (1 - half), step / (1 - half) * self.B
+
     def _discretized(self) -> tuple[Tensor, Tensor]:
         """The logarithm of the decay in one step, and B of the sequence update, both (H, n)."""
         dt = self.dt[:, None]
@@ -181,6 +219,34 @@ class Diagonal:
         # It is 0 at x = -2. A logarithm of -inf would give NaN for its power 0, which is 1.
         return torch.log(factor + _ALMOST_ZERO * (factor == 0)), dt / (1 - x / 2) * self.B
 
+
+def _scan_piece(system: Diagonal, u: Tensor, dt: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    decay, B = system._stretched(dt.T[..., None, None])  # (L, b, H, n)
+    states = linear_recurrence(decay, B * u.movedim(-1, 0)[..., None], x)
+    return 2 * torch.einsum("ohn,lbhn->obhl", system.C, states).real, states[-1]
+
+
+def linear_recurrence(a: Tensor, b: Tensor, x: Tensor | None = None) -> Tensor:
+    r"""All states of :math:`x_k = a_k x_{k-1} + b_k`, from x or zero, (L, …) in O(log L) steps.
+
+    Two steps are one: :math:`x_{2i+1} = a_{2i+1} a_{2i} x_{2i-1} + (a_{2i+1} b_{2i} + b_{2i+1})`.
+    That is the same problem for every second state, half as long; the others follow from these.
+
+    Source: Blelloch, "Prefix Sums and Their Applications" (1990), section 1.4.
+    """
+    if x is not None:
+        b = torch.cat([b[:1] + a[:1] * x, b[1:]])
+    L = len(a)
+    if L == 1:
+        return b
+    half = L // 2
+    odd = linear_recurrence(a[1::2] * a[: L - 1 : 2], a[1::2] * b[: L - 1 : 2] + b[1::2])
+    even = torch.cat([b[:1], a[2::2] * odd[: (L - 1) // 2] + b[2::2]])
+    pairs = torch.stack([even[:half], odd], dim=1).flatten(0, 1)
+    return pairs if L % 2 == 0 else torch.cat([pairs, even[-1:]])
+
+
+_PIECE = 1 << 20  # complex numbers of states at a time in a scan: 16 MB
 
 _ALMOST_ZERO = 1e-18  # its square is still a number of float32, which a division by it needs
 

@@ -21,6 +21,7 @@ once and returns the result as an object of its own.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,22 @@ import torch
 from torch import Tensor, nn
 
 from ssm_core._checks import as_choice, as_flag, as_int, as_step_range
-from ssm_core._tensors import dtype_name, no_autocast, widest_float
+from ssm_core._tensors import (
+    Packing,
+    as_packing,
+    check_finite,
+    check_kind,
+    check_shape,
+    dtype_name,
+    no_autocast,
+    read_boundaries,
+    widest_float,
+)
 from ssm_core.s4.convolution import convolve
 from ssm_core.s4.diagonal import Diagonal, s4d_modes
 from ssm_core.s4.dplr import DPLR, dplr
-from ssm_core.s4.recurrence import Stepper, check_signal, check_state
+from ssm_core.s4.packed import groups, packed
+from ssm_core.s4.recurrence import Stepper, check_intervals, check_signal, check_state
 
 __all__ = ["S4", "S4D"]
 
@@ -134,7 +146,12 @@ class _Layer(nn.Module):
     # --- as a convolution ---
 
     def forward(
-        self, u: Tensor, state: Tensor | None = None, *, return_state: bool = False
+        self,
+        u: Tensor,
+        state: Tensor | None = None,
+        *,
+        return_state: bool = False,
+        cu_seqlens: Tensor | Packing | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Send signals through the layer.
 
@@ -144,6 +161,10 @@ class _Layer(nn.Module):
                 call before returned it; zero if None. A bidirectional layer has no such state.
             return_state (bool): return the state after the last sample too, which costs about as
                 much as the convolution; training does not need it
+            cu_seqlens (int32): boundaries (sequences + 1,) of sequences that are packed into one
+                row (b = 1); none sees another, and states have one row per sequence. Sequences of
+                similar length run side by side as a batch (with states, those of equal length), for
+                which the boundaries are read, and a GPU has to finish what it does.
 
         Returns:
             y (b, L, d_model) in u's dtype, or (y, state) with the state (b, d_model, n) in
@@ -154,23 +175,89 @@ class _Layer(nn.Module):
                 bidirectional layer
             TypeError: u is not a real floating-point tensor, or state not a complex one
         """
+        return self._send(u, state, None, return_state, cu_seqlens)
+
+    def _send(
+        self,
+        u: Tensor,
+        state: Tensor | None,
+        dt: Tensor | None,
+        return_state: bool,
+        cu_seqlens: Tensor | Packing | None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         check_signal(u, ("b", "L", "d_model"), self.d_model, self.D.device)
+        packing = as_packing(cu_seqlens, len(u), u.shape[1], "u", u.device)
         if state is not None or return_state:
             self._check_causal()
         if state is not None:
-            check_state(state, len(u), self.log_decay)
-        dtype, L = self._signal_dtype(u.dtype), u.shape[1]
+            check_state(state, len(u) if packing is None else packing.sequences, self.log_decay)
+        if dt is not None:
+            check_intervals(dt, u)
         with no_autocast(u.device):
             system = self._system()
-            signal = u.to(dtype)
-            y = convolve(signal, system.kernel(L).to(dtype), self.D.to(dtype))
+            signal = u.to(self._signal_dtype(u.dtype))
             before = None if state is None else state.to(system.B.dtype)
-            if before is not None:
-                y = y + system.response(before, L)[0].mT.to(dtype)
-            if not return_state:
-                return y.to(u.dtype)
-            after = system.last_state(signal.mT.to(system.dt.dtype), before)
+            times = None if dt is None else dt.to(system.dt.dtype)
+            run = self._run if packing is None else partial(self._run_packed, packing)
+            y, after = run(system, signal, before, times, return_state)
+        if after is None:
+            return y.to(u.dtype)
         return y.to(u.dtype), after.to(self._signal_dtype(u.dtype, torch.complex64))
+
+    def _run(
+        self,
+        system: Any,
+        signal: Tensor,
+        before: Tensor | None,
+        dt: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Outputs (b, L, d_model) and, if asked for, the state after them."""
+        dtype, L = signal.dtype, signal.shape[1]
+        if dt is not None:
+            y, after = system.scan(signal.mT.to(system.dt.dtype), dt, before)
+            return y[0].mT.to(dtype) + self.D.to(dtype) * signal, after if return_state else None
+        if L == 1 and before is not None:  # one sample
+            y, after = system.step(signal[:, 0].to(system.dt.dtype), before)
+            y = y[0] + self._wide(self.D) * signal[:, 0]
+            return y.to(dtype)[:, None], after if return_state else None
+        y = convolve(signal, system.kernel(L).to(dtype), self.D.to(dtype))
+        if before is not None:
+            y = y + system.response(before, L)[0].mT.to(dtype)
+        if not return_state:
+            return y, None
+        return y, system.last_state(signal.mT.to(system.dt.dtype), before)
+
+    def _run_packed(
+        self,
+        packing: Packing,
+        system: Any,
+        signal: Tensor,
+        before: Tensor | None,
+        dt: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same of a packed row (1, L, d_model), group by group."""
+        parts: list[tuple[Any, Tensor]] = []
+        states: list[Any] = []
+        equal = return_state or before is not None
+        bounds = read_boundaries(packing.cu_seqlens)
+        for group in groups(bounds, signal.device, equal=equal):
+            y, after = self._run(
+                system,
+                group.unpack(signal[0]),
+                None if before is None else before[group.sequences],
+                None if dt is None else group.unpack(dt[0]),
+                return_state,
+            )
+            parts.append((group, y))
+            states.append(after)
+        y = packed(parts)[None]
+        if not return_state:
+            return y, None
+        first = system.B.new_zeros(packing.sequences, *self.log_decay.shape)
+        where = torch.cat([group.sequences for group, _ in parts])
+        return y, (first if before is None else before).index_copy(0, where, torch.cat(states))
 
     def kernel(self, L: int) -> Tensor:
         """The convolution kernels, without D: (d_model, L), or (2, d_model, L) if bidirectional.
@@ -208,11 +295,10 @@ class _Layer(nn.Module):
         """
         self._check_causal()
         check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
-        with no_autocast(self.D.device):
-            stepper = Stepper(
-                self._system().discretize(), self._wide(self.D), self._signal_dtype(torch.complex64)
-            )
-        return stepper.step(u, state)
+        check_state(state, len(u), self.log_decay)
+        check_finite(u, "u")
+        y, state = self._send(u[:, None], state, None, True, None)
+        return y[:, 0], state
 
     @torch.no_grad()
     def stepper(self) -> Stepper:
@@ -245,7 +331,7 @@ class _Layer(nn.Module):
         if self.bidirectional:
             raise ValueError(
                 "a bidirectional layer sees the future: it takes whole signals, "
-                "without a state, and cannot step"
+                "without a state or dt, and cannot step"
             )
 
 
@@ -397,6 +483,83 @@ class S4D(_Layer):
             self._step_size(),
             self.discretization,
         )
+
+    def forward(
+        self,
+        u: Tensor,
+        state: Tensor | None = None,
+        *,
+        return_state: bool = False,
+        dt: Tensor | None = None,
+        cu_seqlens: Tensor | Packing | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""Send signals through the layer, on an even grid or with a time step for each sample.
+
+        With ``dt`` the system of each mode is discretized for each sample,
+
+        .. math:: x_k = e^{\lambda \Delta d_k} x_{k-1}
+                  + \frac{e^{\lambda \Delta d_k} - 1}{\lambda} B u_k ,
+
+        which is exact for an input that is held at :math:`u_k` since the sample before
+        (``discretization="bilinear"`` has its rule in place of this one). A scan over time computes
+        it, in float64, in O(log L) steps and with O(d_model · d_state) work a sample; without
+        ``dt`` the convolution needs far less time and memory.
+
+        Args:
+            u (float32, float64, bfloat16, float16): signals (b, L, d_model), L at least 1
+            state (complex64, complex128): the state before the first sample (b, d_model, n), as a
+                call before returned it; zero if None. A bidirectional layer has no such state.
+            return_state (bool): return the state after the last sample too
+            dt (floating point): time since the sample before (b, L), at least 0, as a multiple of
+                the sampling step for which Δ stands: ones are the layer without ``dt``. The first
+                is the time since the sample that ``state`` has seen last; before a signal that
+                begins, take the typical step, 1. With 0, a sample at the time of the one before,
+                u does not enter the state.
+            cu_seqlens (int32): boundaries (sequences + 1,) of sequences that are packed into one
+                row, as in :class:`S4`
+
+        Returns:
+            y (b, L, d_model) in u's dtype, or (y, state), as :class:`S4` does.
+
+        Raises:
+            ValueError: wrong shapes, a tensor on another device, (on a CPU) a step that is negative
+                or not finite, or a state or ``dt`` for a bidirectional layer
+            TypeError: u or dt is not a real floating-point tensor, or state not a complex one
+
+        Source: for the exact step of a diagonal system at uneven times, Smith, Warrington and
+        Linderman, "Simplified State Space Layers for Sequence Modeling" (2023), section 6.3.
+
+        Example:
+            >>> import torch
+            >>> from ssm_core.s4 import S4D
+            >>> layer = S4D(d_model=2, d_state=16)
+            >>> u, times = torch.randn(1, 50, 2), torch.rand(1, 50).cumsum(1)
+            >>> y = layer(u, dt=times.diff(dim=1, prepend=times[:, :1] - 1))
+            >>> y.shape
+            torch.Size([1, 50, 2])
+        """
+        if dt is not None:
+            self._check_causal()
+        return self._send(u, state, dt, return_state, cu_seqlens)
+
+    def step(self, u: Tensor, state: Tensor, dt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One sample, from the parameters as they are now, as ``S4.step``.
+
+        Args:
+            u (as in forward): samples (b, d_model)
+            state (complex64, complex128): the state before them (b, d_model, n)
+            dt (floating point): time since the sample before (b,), as in ``forward``; 1 if None
+        """
+        if dt is None:
+            return super().step(u, state)
+        self._check_causal()
+        check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
+        check_kind(dt, "dt")
+        check_shape(dt, "dt", ("b",), (len(u),))
+        check_state(state, len(u), self.log_decay)
+        check_finite(u, "u")
+        y, state = self._send(u[:, None], state, dt[:, None], True, None)
+        return y[:, 0], state
 
     def extra_repr(self) -> str:
         return (

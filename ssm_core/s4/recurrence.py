@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ssm_core._checks import as_int
+from ssm_core._dispatch import is_transformed
 from ssm_core._tensors import (
     check_device,
     check_finite,
@@ -242,6 +243,28 @@ def check_signal(u: Tensor, axes: tuple[str, ...], d_model: int, device: torch.d
     if 0 in u.shape:
         raise ValueError(f"u has shape {tuple(u.shape)}, expected no empty axis")
     check_device(u, "u", device, "the layer")
+
+
+def check_intervals(dt: Tensor, u: Tensor) -> None:
+    """Check the time before each sample of u (b, L, d_model): finite and at least 0.
+
+    On a GPU the numbers are not read, since it would have to finish what it does.
+    """
+    check_kind(dt, "dt")
+    if not dt.is_floating_point():
+        raise TypeError(
+            f"dt has dtype {dtype_name(dt.dtype)}, expected a real floating-point dtype"
+        )
+    check_shape(dt, "dt", ("b", "L"), tuple(u.shape[:2]))
+    check_device(dt, "dt", u.device, "u")
+    if dt.device.type == "cpu" and not (torch.compiler.is_compiling() or is_transformed()):
+        bad = ~((dt >= 0) & dt.isfinite())
+        if bad.any():
+            place = tuple(bad.nonzero()[0].tolist())
+            raise ValueError(
+                f"dt holds {dt[place].item():g} at index {place}, "
+                "expected finite steps of at least 0"
+            )
 
 
 def check_state(state: Tensor, batch_size: int, like: Tensor) -> None:
