@@ -8,14 +8,16 @@ import runpy
 import nbformat
 import pytest
 
-from tools.contents import chapters, pages
+from tools.contents import chapters, notebooks, pages
 from tools.lengths import lengths
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = pages()
-NOTEBOOKS = chapters()  # chapters and the pages that go deeper
-CHAPTERS = [name for name in NOTEBOOKS if not name.endswith("-deeper")]
-SOURCES = sorted(path.stem for path in (ROOT / "book" / "source").glob("*.md"))
+NOTEBOOKS = notebooks()  # chapters, the pages that go deeper, recipes
+CHAPTERS = [name for name in chapters() if not name.endswith("-deeper")]
+RECIPES = [name for name in NOTEBOOKS if name.startswith("recipes/")]
+TOOL = runpy.run_path(str(ROOT / "tools" / "notebooks.py"))
+SOURCES = TOOL["sources"]()
 
 
 def code_cells(name):
@@ -40,14 +42,13 @@ def labels(text):
 
 def test_every_source_is_a_chapter_of_the_book():
     assert sorted(NOTEBOOKS) == SOURCES
-    assert sorted(NOTEBOOKS) == sorted([*CHAPTERS, *(f"{name}-deeper" for name in CHAPTERS)])
+    assert sorted(chapters()) == sorted([*CHAPTERS, *(f"{name}-deeper" for name in CHAPTERS)])
     assert all((ROOT / f"{p}.ipynb").exists() or (ROOT / f"{p}.md").exists() for p in PAGES)
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_notebook_is_its_source_and_has_run(name):
-    tool = runpy.run_path(str(ROOT / "tools" / "notebooks.py"))
-    assert tool["problems"](name) == []
+    assert TOOL["problems"](name) == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -83,7 +84,7 @@ def test_figures_have_caption_and_alternative_text(name):
         for cell in code_cells(name)
         if any("image/png" in output.get("data", {}) for output in cell.outputs)
     ]
-    assert drawn, "a chapter without a picture"
+    assert drawn or name in RECIPES, "a chapter without a picture"
     for cell in drawn:
         options = cell.metadata.get("mystnb", {})
         assert options.get("figure", {}).get("caption"), cell.source
@@ -127,6 +128,15 @@ def test_main_line_can_be_read_in_half_an_hour(name):
     assert page.cells <= 30
     assert page.longest <= 40
     assert page.results >= 10
+    assert page.machinery == 0, "assert, glue or note in a cell that the reader sees"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_short_shows_its_result_and_checks_it(name):
+    page = lengths(name)
+    assert page.words <= 600
+    assert page.cells <= 8
+    assert page.results >= 1 and page.checks >= 1
     assert page.machinery == 0, "assert, glue or note in a cell that the reader sees"
 
 

@@ -19,14 +19,15 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 from ssm_book import figures
-from tools.contents import chapters
+from tools import contents
 
 ROOT = pathlib.Path(__file__).parents[1]
 BUILT = ROOT / "_build" / "html" / "book"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 ADDRESS = CONFIG["repository"]["url"]
 BOOK = CONFIG["html"]["baseurl"]
-CHAPTERS = chapters()
+NOTEBOOKS = contents.notebooks()
+CHAPTERS = [name for name in contents.chapters() if not name.endswith("-deeper")]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def notebooks():
     run = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr[-3000:]
     folder = ROOT / "_build" / "notebooks" / "book"
-    return {name: nbformat.read(folder / f"{name}.ipynb", as_version=4) for name in CHAPTERS}
+    return {name: nbformat.read(folder / f"{name}.ipynb", as_version=4) for name in NOTEBOOKS}
 
 
 def stored(name):
@@ -111,17 +112,15 @@ def syntax_left(notebook):
         yield from set(cell.metadata) - {"cellView", "jupyter"}
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_syntax_of_the_book_is_left(notebooks, name):
     assert not list(syntax_left(notebooks[name]))
     left_in_the_chapter = {*syntax_left(stored(name))}
-    expected = {"{eq}", "tags"}
-    if not name.endswith("-deeper"):
-        expected |= {"{cite:t}", "{exercise}"}
+    expected = {"{eq}", "{cite:t}", "{exercise}", "tags"} if name in CHAPTERS else {"tags"}
     assert expected <= left_in_the_chapter
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_formulas_are_closed_and_stand_alone(notebooks, name):
     for text in prose(notebooks[name]):
         displayed = re.findall(r"\$\$.*?\$\$", text, re.DOTALL)
@@ -133,7 +132,7 @@ def test_formulas_are_closed_and_stand_alone(notebooks, name):
         assert rest.count("$") % 2 == 0, text
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_code_and_outputs_are_those_of_the_chapter(notebooks, name):
     original, ours = code(stored(name)), code(notebooks[name])
     assert [cell.id for cell in ours] == [cell.id for cell in original]
@@ -143,7 +142,7 @@ def test_code_and_outputs_are_those_of_the_chapter(notebooks, name):
         assert now.outputs == [output for output in before.outputs if output not in values]
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_folded_code_has_a_title_and_solutions_are_folded(notebooks, name):
     hidden = [cell for cell in code(notebooks[name]) if cell.metadata.get("cellView") == "form"]
     assert all(re.match(r"# @title [A-Z].+\n", cell.source) for cell in hidden)
@@ -162,23 +161,24 @@ def test_folded_code_has_a_title_and_solutions_are_folded(notebooks, name):
 # numbers and links of the book
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_numbers_are_those_of_the_book(notebooks, name):
     built, text = page(name), "\n".join(prose(notebooks[name]))
     equations = re.findall(r'<span class="eqno">\(([\d.]+)\)', built.text)
-    assert equations or name.endswith("-deeper")
+    assert equations or name not in CHAPTERS
     assert re.findall(r"\\tag\{([\d.]+)\}", text) == equations
     figures = re.findall(r'<span class="caption-number">Fig\. ([\d.]+)', built.text)
-    assert figures and re.findall(r"^\*\*Fig\. ([\d.]+)\*\*", text, re.MULTILINE) == figures
+    assert figures or name not in CHAPTERS
+    assert re.findall(r"^\*\*Fig\. ([\d.]+)\*\*", text, re.MULTILINE) == figures
     title = re.search(r'<h1><span class="section-number">(.*?)</span>', built.text)
     assert text.startswith(f"# {title[1] if title else ''}")
     headed = re.findall(r'caption-number">(Exercise|Theorem|Proposition) ([\d.]+)', built.text)
     ours = re.findall(r"^> \*\*(Exercise|Theorem|Proposition) ([\d.]+)\*\*", text, re.MULTILINE)
     assert ours == headed
-    assert headed or name.endswith("-deeper")  # where the exercises are on the main page
+    assert headed or name not in CHAPTERS
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_links_lead_to_places_of_the_book(notebooks, name):
     places = {}
     for link in links(notebooks[name]):
@@ -191,7 +191,7 @@ def test_links_lead_to_places_of_the_book(notebooks, name):
             assert not identifier or identifier in places[target], link
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_buttons_open_the_notebook(name):
     owner = ADDRESS.removeprefix("https://github.com/")
     branch = CONFIG["repository"]["branch"]
@@ -227,16 +227,16 @@ def test_the_repository_is_named_in_one_place():
 def test_the_first_cell_installs_neither_torch_nor_triton(notebooks):
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    cells = {name: code(notebooks[name])[0].source for name in CHAPTERS}
+    cells = {name: code(notebooks[name])[0].source for name in NOTEBOOKS}
     assert len(set(cells.values())) == 1
-    wanted = re.search(rf'"ssm-core\[([\w,]*)\] @ git\+{ADDRESS}"', cells[CHAPTERS[0]])[1]
+    wanted = re.search(rf'"ssm-core\[([\w,]*)\] @ git\+{ADDRESS}"', cells[NOTEBOOKS[0]])[1]
     extras = [project["optional-dependencies"][extra] for extra in wanted.split(",")]
     needed = itertools.chain(project["dependencies"], *extras)
     names = {re.match(r"[\w-]+", line)[0] for line in needed}
     assert names == {"numpy", "scipy", "matplotlib", "safetensors"}
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_chapters_import_what_the_first_cell_brings(name):
     imported = {
         match
@@ -275,7 +275,7 @@ def test_they_are_published_as_one_commit(notebooks, tmp_path):
         command = ["sh", "tools/publish_notebooks.sh", str(tmp_path), branch]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert git("rev-list", "--count", branch) == ["1"]
-    expected = ["README.md", "requirements.txt", *(f"book/{name}.ipynb" for name in CHAPTERS)]
+    expected = ["README.md", "requirements.txt", *(f"book/{name}.ipynb" for name in NOTEBOOKS)]
     assert sorted(git("ls-tree", "-r", "--name-only", branch)) == sorted(expected)
     assert f"git+{ADDRESS}" in git("show", f"{branch}:requirements.txt")
     workflow = (ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8")

@@ -18,6 +18,11 @@ def pages(root: pathlib.Path = ROOT) -> list[str]:
     ]
 
 
-def chapters(root: pathlib.Path = ROOT) -> list[str]:
-    """The names of the pages that are notebooks: memory, memory-deeper, …"""
+def notebooks(root: pathlib.Path = ROOT) -> list[str]:
+    """The names of the pages that are notebooks: memory, memory-deeper, recipes/classify, …"""
     return [page.removeprefix("book/") for page in pages(root) if (root / f"{page}.ipynb").exists()]
+
+
+def chapters(root: pathlib.Path = ROOT) -> list[str]:
+    """The names of the chapters and of the pages that go deeper: memory, memory-deeper, …"""
+    return [name for name in notebooks(root) if not name.startswith("recipes/")]

@@ -1,7 +1,7 @@
 """Run the chapters: from the text in book/source to notebooks with outputs in book/.
 
     python tools/notebooks.py              every chapter
-    python tools/notebooks.py hippo rnn    some of them
+    python tools/notebooks.py hippo rnn    some of them; a recipe is called recipes/NAME
     python tools/notebooks.py --check      are the stored notebooks those of the sources, and run?
     python tools/notebooks.py --times      every chapter, and store how long each of them took
 
@@ -43,18 +43,27 @@ if importlib.util.find_spec("ssm_book") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", library])"""
 
 
+def sources():
+    """The names of all texts in book/source, such as memory and recipes/classify."""
+    folder = BOOK / "source"
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.md")
+    )
+
+
 def read_source(name):
     """The chapter's text as a notebook without outputs."""
     notebook = jupytext.read(BOOK / "source" / f"{name}.md")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    prefix = name.replace("/", "-")
     for i, cell in enumerate(notebook.cells):
-        cell.id = f"{name}-{i:03d}"
+        cell.id = f"{prefix}-{i:03d}"
         if "check" in cell.metadata.get("tags", ()):
             fold_check(cell)
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     install = nbformat.v4.new_code_cell(INSTALL, metadata={"tags": ["remove-cell"]})
-    install.id = f"{name}-install"
+    install.id = f"{prefix}-install"
     notebook.cells.insert(first, install)
     return notebook
 
@@ -126,7 +135,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    chapters = sorted(path.stem for path in (BOOK / "source").glob("*.md"))
+    chapters = sources()
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=", ".join(chapters))
     parser.add_argument("--check", action="store_true", help="compare, run nothing")
     parser.add_argument("--times", action="store_true", help="store how long each chapter took")
@@ -142,7 +151,7 @@ def main():
     os.environ["PYTHONHASHSEED"] = "0"  # the kernels inherit it
     seconds = {}
     for name in chosen:
-        print(f"{name:16}", end="", flush=True)
+        print(f"{name:24}", end="", flush=True)
         start = time.perf_counter()
         try:
             execute(name)
