@@ -82,7 +82,7 @@ def check_convolve(convolve):
         if not _same(got, want) and any(_same(got, circle) for circle in circles):
             why = (
                 "The end of the signal has wrapped round into its beginning: pad both with "
-                "zeros to at least L + M - 1."
+                "zeros to at least the sum of both lengths minus one."
             )
         else:
             why = "y_k is the sum of K_j u_{k-j} over j = 0 ... k."
@@ -415,6 +415,7 @@ def _about(L, exact):
 def _numbers(answer, name):
     """The answer as an array of numbers, or a sentence about it."""
     answer = returned(answer, name)
+    expect(answer is not ..., f"{name} returns ...: replace the dots by your answer.")
     try:
         got = np.asarray(answer)
     except ValueError:  # rows of different lengths

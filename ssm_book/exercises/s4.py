@@ -252,9 +252,10 @@ def check_start(start):
                 "need very large entries, and the check excludes them."
             )
         elif decay < 1.2 * fastest / N:
+            gap = np.median(np.diff(np.sort(modes.imag)))
             why = (
                 f"A typical mode answers frequencies within {decay:.2g} of its own, and neighbours "
-                f"are about {2 * reach / N:.2g} apart. What lies between them is lost."
+                f"are about {gap:.3g} apart. What lies between them is lost."
             )
         else:
             why = "Space the frequencies evenly, up to a little beyond the signal's."
