@@ -4,8 +4,9 @@
 
 - letters: selective copying of two letters among 32 positions. One block of width 32 with 8 states
   in each of 64 channels, 300 updates of 16 sequences; the share of right answers on 400 new
-  sequences. S4D of about the same size runs the same course, also with a third and with three times
-  the learning rate and five times as long.
+  sequences. S4D of about the same size runs the same course. S4D, and blocks in which one of Δ, B
+  and C or none depends on the sample, also run five times as long, and those with Δ or nothing, and
+  S4D, with a third and three times the learning rate.
 - text: the next letter of Pride and Prejudice. Two blocks of width 32 with 8 states in each of 64
   channels, 250 updates of 16 windows of 128 letters; bits a letter on 32,768 letters of its last
   tenth, in windows of 128.
@@ -55,11 +56,21 @@ PARTS = {
     "C": "C does not depend on the sample",
     "delta, B": "only C depends on the sample",
     "B, C": "only Δ depends on the sample",
+    "delta, C": "only B depends on the sample",
     "delta, B, C": "nothing depends on the sample",
     "hold": "the zero-order hold in place of ΔB",
 }
-ONLY_LETTERS = "delta, B", "B, C", "delta, B, C", "hold"  # "hold" is a loop over samples in Python
+# "hold" is a loop over samples in Python
+ONLY_LETTERS = "delta, B", "B, C", "delta, C", "delta, B, C", "hold"
 SHORT = {"short memory": "whole", "short memory, delta": "delta"}  # names of runs: what is missing
+OTHER_RUNS = (  # of the task letters: what is missing, name after a comma, updates, learning rate
+    *((part, "longer", 1500, 0.01) for part in ("whole", *ONLY_LETTERS[:4])),
+    *(
+        (part, name, 300, lr)
+        for part in ("B, C", "delta, B, C")
+        for name, lr in (("slower", 0.003), ("faster", 0.03))
+    ),
+)
 S4D_RUNS = (  # name, layers, scattered, updates, learning rate
     ("s4d, fixed places", 1, False, 300, 0.01),
     ("s4d, one layer", 1, True, 300, 0.01),
@@ -390,6 +401,12 @@ def ablate(seeds=(0, 1, 2), parts=tuple(PARTS), text=True, say=print):
         for part in parts:
             model, curve = train_letters(lambda part=part: small(part), seed)
             keep("letters", model, part, seed, curve)
+        for part, name, updates, lr in OTHER_RUNS:
+            if part in parts:
+                model, curve = train_letters(
+                    lambda part=part: small(part), seed, updates=updates, lr=lr
+                )
+                keep("letters", model, f"{part}, {name}", seed, curve)
         for name, layers, scattered, updates, lr in S4D_RUNS:
             width = {1: 48, 2: 32}[layers]
             model, curve = train_letters(

@@ -224,6 +224,13 @@ def check_gate_to_mamba(gate_to_mamba):
         ),
     )
     expect_close(
+        "Δ at g = 1e-13, relative to −log(1 − g),",
+        delta[1] / -np.log1p(-g[1]),
+        1.0,
+        "1 − g has lost most digits of a small g: use log1p.",
+        rtol=1e-10,
+    )
+    expect_close(
         "Δ · B at g = 1e-13, relative to g,",
         delta[1] * B[1] / g[1],
         1.0,

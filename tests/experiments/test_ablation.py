@@ -92,7 +92,7 @@ def test_command_trains_and_writes(tmp_path, monkeypatch, capsys):
     half = {"neighbours": 0.5, "far apart": 0.5}
     monkeypatch.setattr(ablation, "by_distance", lambda model: half)
     result = ablation.ablate((0,), parts=("whole", "hold"), text=False, say=lambda *_, **__: None)
-    assert len(result["runs"]) == 2 + 2 + 9 and len(result["frozen"]) == 1
+    assert len(result["runs"]) == 2 + 2 + 1 + 9 and len(result["frozen"]) == 1
     assert [row["model"] for row in result["distance"]] == list(ablation.SHORT)
     scores = result["frozen"][0]["scores"]
     assert set(scores) == {"delta", "delta, choosy third", "delta, other channels", "B", "C"}

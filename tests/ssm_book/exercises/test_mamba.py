@@ -100,6 +100,11 @@ def wrong_gate(delta=lambda g: -np.log1p(-g), B=None):
     return lambda g: (delta(g), gate(g)[1] if B is None else B(g))
 
 
+def gate_without_digits(g):
+    delta = -np.log(1 - g)
+    return delta, np.divide(g, delta, out=np.ones_like(g), where=delta > 0)
+
+
 def follow(tokens, trigger):
     return np.where(np.r_[False, tokens[:-1] == trigger], 20.0, 0.0)
 
@@ -189,6 +194,7 @@ WRONG = [
     (check_gate_to_mamba, wrong_gate(B=np.ones_like), "more than"),
     (check_gate_to_mamba, wrong_gate(B=lambda g: g / -np.log1p(-g)), "limit is 1"),
     (check_gate_to_mamba, wrong_gate(delta=lambda g: -np.log(1 - g)), "log1p"),
+    (check_gate_to_mamba, gate_without_digits, "log1p"),
     (check_gate_to_mamba, lambda g: gate(g)[0][:, None], "two arrays"),
     (check_gate_to_mamba, wrong_gate(delta=lambda g: np.log1p(-g)), "negative"),
     (check_gate_to_mamba, wrong_gate(delta=lambda g: g * np.nan), "not finite"),
