@@ -11,6 +11,7 @@ the order of the chapters:
 ``ssm_core.hippo``        A and B for a long memory, online compression
 ``ssm_core.s4``           structured state space layers, S4 and S4D (PyTorch)
 ``ssm_core.scan``         the selective scan on CPU and GPU (PyTorch)
+``ssm_core.ssd``          state space duality, the layer of Mamba-2, on CPU and GPU (PyTorch)
 ``ssm_core.mamba``        the Mamba block, language models, checkpoints (PyTorch)
 ``ssm_core.optim``        groups of parameters for an optimizer (PyTorch)
 ========================  ==========================================================
@@ -24,11 +25,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imports below are lazy: this tells editors and type checkers what there is
-    from ssm_core import convolution, discretize, hippo, lti, mamba, optim, rnn, s4, scan
+    from ssm_core import convolution, discretize, hippo, lti, mamba, optim, rnn, s4, scan, ssd
 
 __version__ = "0.1.0"
 
-__all__ = ["convolution", "discretize", "hippo", "lti", "mamba", "optim", "rnn", "s4", "scan"]
+__all__ = [
+    "convolution",
+    "discretize",
+    "hippo",
+    "lti",
+    "mamba",
+    "optim",
+    "rnn",
+    "s4",
+    "scan",
+    "ssd",
+]
 
 
 def __getattr__(name: str) -> Any:

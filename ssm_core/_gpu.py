@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from importlib.util import find_spec
 from typing import Any
@@ -40,6 +41,26 @@ def _try_triton() -> bool:
         )
         return False
     return True
+
+
+def check_triton(x: Tensor, name: str) -> None:
+    """Check that a Triton kernel can run on x, the argument of this name."""
+    if not has_triton():
+        raise ValueError(
+            "backend is 'triton', and the package triton is not installed or does not work"
+        )
+    if x.dtype == torch.float64:
+        raise ValueError(
+            f"backend is 'triton' and {name} is float64, expected float32, bfloat16 or float16 "
+            "(float64 runs on the other backends)"
+        )
+    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if x.device.type != "cuda" and not interpreted:
+        raise ValueError(
+            f"backend is 'triton' and {name} is on {x.device}, expected a CUDA device (on "
+            "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
+            "set before it is imported)"
+        )
 
 
 @functools.cache

@@ -35,7 +35,12 @@ __all__ = [
     "as_packing",
     "check_boundaries",
     "check_device",
+    "check_devices",
+    "check_dtype",
+    "check_dtypes",
     "check_finite",
+    "check_flag",
+    "check_float",
     "check_kind",
     "check_packed",
     "check_shape",
@@ -44,6 +49,8 @@ __all__ = [
     "read_boundaries",
     "widest_float",
 ]
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_kind(value: Any, name: str) -> None:
@@ -68,6 +75,49 @@ def check_shape(
         raise ValueError(
             f"{name} has shape {shape}, expected {spelled}" + (f" with {known}" if known else "")
         )
+
+
+def check_flag(value: Any, name: str) -> None:
+    """Check that value is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
+
+
+def check_dtype(value: Any, name: str, dtypes: tuple[torch.dtype, ...], words: str) -> None:
+    """Check that value is a tensor of one of these dtypes, which words names for the message."""
+    check_kind(value, name)
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected {words}")
+
+
+def check_float(value: Any, name: str) -> None:
+    """Check that value is a tensor of real numbers that gradients and kernels take."""
+    check_dtype(value, name, _FLOATS, "float32, bfloat16, float16 or float64")
+
+
+def check_dtypes(signals: dict[str, Tensor | None], weights: dict[str, Tensor | None]) -> None:
+    """Signals in low precision or float32 with weights in float32, or everything in float64."""
+    present = {k: v for k, v in {**signals, **weights}.items() if v is not None}
+    doubles = [k for k, v in present.items() if v.dtype == torch.float64]
+    if doubles and len(doubles) < len(present):
+        other = next(k for k in present if k not in doubles)
+        raise TypeError(
+            f"{doubles[0]} is float64 and {other} is {dtype_name(present[other].dtype)}, "
+            "expected all tensors in float64 or none"
+        )
+    for name, value in weights.items():
+        if value is not None and value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{name} has dtype {dtype_name(value.dtype)}, expected float32: decays and "
+                f"steps lose too much below it; pass {name}.float()"
+            )
+
+
+def check_devices(tensors: dict[str, Tensor | None], owner: str, device: torch.device) -> None:
+    """Check that tensors, by their names, are on the device of their owner (in words)."""
+    for name, value in tensors.items():
+        if value is not None:
+            check_device(value, name, device, owner)
 
 
 def as_device(device: torch.device | str | None) -> torch.device:

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from ssm_core._dispatch import signature
-from ssm_core._tensors import Packing, as_packing, check_device, check_kind, check_shape, dtype_name
+from ssm_core._tensors import (
+    Packing,
+    as_packing,
+    check_devices,
+    check_dtype,
+    check_dtypes,
+    check_flag,
+    check_float,
+    check_shape,
+)
 
 __all__ = ["Scan", "check_scan", "check_slots", "check_step", "state_dtype"]
 
-_LOW = (torch.float32, torch.bfloat16, torch.float16)
 _accepted: set[tuple] = set()  # signatures of scans that were found good
 MOST_ACCEPTED = 1000  # a program that meets more is checked anew
 
@@ -59,8 +67,8 @@ def check_scan(
     cu_seqlens: Any | Packing,
 ) -> Scan:
     """Return the arguments with B and C as (b, g, n, L) or (d, n), or raise."""
-    _check_bool(delta_softplus, "delta_softplus")
-    _check_bool(return_last_state, "return_last_state")
+    check_flag(delta_softplus, "delta_softplus")
+    check_flag(return_last_state, "return_last_state")
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     packing = None
     seen = signature(*tensors) if cu_seqlens is None else None
@@ -89,20 +97,20 @@ def _check_scan(
     initial_state: Any,
     cu_seqlens: Any | Packing,
 ) -> Packing | None:
-    _check_tensor(u, "u")
+    check_float(u, "u")
     check_shape(u, "u", ("b", "d", "L"), (None, None, None))
-    _check_tensor(A, "A")
+    check_float(A, "A")
     check_shape(A, "A", ("d", "n"), (u.shape[1], None))
     (b, d, L), n = u.shape, A.shape[1]
     if d == 0 or n == 0:
         raise ValueError(f"u has {d} channels and A {n} states a channel, expected at least 1")
     for name, value in (("delta", delta), ("z", z)):
         if value is not None or name == "delta":
-            _check_tensor(value, name)
+            check_float(value, name)
             check_shape(value, name, ("b", "d", "L"), (b, d, L))
     for name, value in (("D", D), ("delta_bias", delta_bias)):
         if value is not None:
-            _check_tensor(value, name)
+            check_float(value, name)
             check_shape(value, name, ("d",), (d,))
     B = _check_projection(B, "B", (b, n, L), d)
     C = _check_projection(C, "C", (b, n, L), d)
@@ -110,7 +118,7 @@ def _check_scan(
         raise ValueError(f"C has {C.shape[1]} groups, expected as many as B, {B.shape[1]}")
     packing = as_packing(cu_seqlens, b, L, "u", u.device)
     if initial_state is not None:
-        _check_tensor(initial_state, "initial_state")
+        check_float(initial_state, "initial_state")
         check_shape(
             initial_state,
             "initial_state",
@@ -119,8 +127,8 @@ def _check_scan(
         )
     signals = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "initial_state": initial_state}
     weights = {"A": A, "D": D, "delta_bias": delta_bias}
-    _check_dtypes(signals, weights)
-    _check_devices({**signals, **weights}, "u", u.device)
+    check_dtypes(signals, weights)
+    check_devices({**signals, **weights}, "u", u.device)
     return packing
 
 
@@ -139,36 +147,36 @@ def check_step(
     A_is_log: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return B and C as (b, g, n), or raise."""
-    _check_bool(dt_softplus, "dt_softplus")
-    _check_bool(A_is_log, "A_is_log")
-    _check_tensor(x, "x")
+    check_flag(dt_softplus, "dt_softplus")
+    check_flag(A_is_log, "A_is_log")
+    check_float(x, "x")
     check_shape(x, "x", ("b", "d"), (None, None))
-    _check_tensor(A, "A")
+    check_float(A, "A")
     check_shape(A, "A", ("d", "n"), (x.shape[1], None))
     (b, d), n = x.shape, A.shape[1]
-    _check_tensor(state, "state")
+    check_float(state, "state")
     rows = b if state_batch_indices is None else None
     check_shape(state, "state", ("b" if rows is not None else "slots", "d", "n"), (rows, d, n))
     _check_writable(state, "state")
     for name, value in (("dt", dt), ("z", z)):
         if value is not None or name == "dt":
-            _check_tensor(value, name)
+            check_float(value, name)
             check_shape(value, name, ("b", "d"), (b, d))
     for name, value in (("D", D), ("dt_bias", dt_bias)):
         if value is not None:
-            _check_tensor(value, name)
+            check_float(value, name)
             check_shape(value, name, ("d",), (d,))
     B, C = _check_projection(B, "B", (b, n), d), _check_projection(C, "C", (b, n), d)
     if B.shape[1] != C.shape[1]:
         raise ValueError(f"C has {C.shape[1]} groups, expected as many as B, {B.shape[1]}")
     if state_batch_indices is not None:
-        _check_tensor(state_batch_indices, "state_batch_indices", (torch.int32,), "int32")
+        check_dtype(state_batch_indices, "state_batch_indices", (torch.int32,), "int32")
         check_shape(state_batch_indices, "state_batch_indices", ("b",), (b,))
-    _check_dtypes(
+    check_dtypes(
         {"x": x, "state": state, "dt": dt, "B": B, "C": C, "z": z},
         {"A": A, "D": D, "dt_bias": dt_bias},
     )
-    _check_devices(
+    check_devices(
         {
             "state": state,
             "dt": dt,
@@ -198,22 +206,6 @@ def check_slots(state_batch_indices: Tensor, slots: int) -> None:
         raise ValueError("state_batch_indices names a state twice, expected each at most once")
 
 
-def _check_bool(value: Any, name: str) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
-
-
-def _check_tensor(
-    value: Any,
-    name: str,
-    dtypes: tuple[torch.dtype, ...] = (*_LOW, torch.float64),
-    words: str = "float32, bfloat16, float16 or float64",
-) -> None:
-    check_kind(value, name)
-    if value.dtype not in dtypes:
-        raise TypeError(f"{name} has dtype {dtype_name(value.dtype)}, expected {words}")
-
-
 def _check_writable(x: Tensor, name: str) -> None:
     """Check that x can change in place: each entry its own, and no gradient to be lost."""
     if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
@@ -230,7 +222,7 @@ def _check_writable(x: Tensor, name: str) -> None:
 
 def _check_projection(M: Any, name: str, sizes: tuple[int, ...], d: int) -> Tensor:
     """B or C: return (b, n, L) as (b, 1, n, L), the others as they are; in a step without L."""
-    _check_tensor(M, name)
+    check_float(M, name)
     b, n, *L = sizes
     shape = tuple(M.shape)
     # By the number of axes first: sizes that may be symbolic are compared only where they must agree.
@@ -247,27 +239,3 @@ def _check_projection(M: Any, name: str, sizes: tuple[int, ...], d: int) -> Tens
             f"{name} has {shape[1]} groups, expected a divisor of the number of channels d = {d}"
         )
     return M
-
-
-def _check_dtypes(signals: dict[str, Tensor | None], weights: dict[str, Tensor | None]) -> None:
-    """Signals in low precision or float32 with weights in float32, or everything in float64."""
-    present = {k: v for k, v in {**signals, **weights}.items() if v is not None}
-    doubles = [k for k, v in present.items() if v.dtype == torch.float64]
-    if doubles and len(doubles) < len(present):
-        other = next(k for k in present if k not in doubles)
-        raise TypeError(
-            f"{doubles[0]} is float64 and {other} is {dtype_name(present[other].dtype)}, "
-            "expected all tensors in float64 or none"
-        )
-    for name, value in weights.items():
-        if value is not None and value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{name} has dtype {dtype_name(value.dtype)}, expected float32: decays and "
-                f"steps lose too much below it; pass {name}.float()"
-            )
-
-
-def _check_devices(tensors: dict[str, Tensor | None], first: str, device: torch.device) -> None:
-    for name, value in tensors.items():
-        if value is not None:
-            check_device(value, name, device, first)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ssm_core._checks import as_choice
-from ssm_core._gpu import has_triton
+from ssm_core._gpu import check_triton, has_triton
 
 __all__ = ["BACKENDS", "Backend", "load_backend", "pick_backend"]
 
@@ -110,24 +109,5 @@ def pick_backend(backend: str, u: Tensor) -> str:
     if backend == "cpu" and u.device.type != "cpu":
         raise ValueError(f"backend is 'cpu' and u is on {u.device}, expected tensors on the CPU")
     if backend == "triton":
-        _check_triton(u)
+        check_triton(u, "u")
     return backend
-
-
-def _check_triton(u: Tensor) -> None:
-    if not has_triton():
-        raise ValueError(
-            "backend is 'triton', and the package triton is not installed or does not work"
-        )
-    if u.dtype == torch.float64:
-        raise ValueError(
-            "backend is 'triton' and u is float64, expected float32, bfloat16 or "
-            "float16 (float64 runs on the backends cpu and reference)"
-        )
-    interpreted = u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if u.device.type != "cuda" and not interpreted:
-        raise ValueError(
-            f"backend is 'triton' and u is on {u.device}, expected a CUDA device (on "
-            "a CPU Triton interprets the kernels, slowly, if TRITON_INTERPRET=1 is "
-            "set before it is imported)"
-        )

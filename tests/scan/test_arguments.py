@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ssm_core import _tensors
+from ssm_core import _gpu, _tensors
 from ssm_core.scan import _backends, selective_scan_fn, selective_scan_ref, selective_state_update
 from tests.scan.cases import arguments, columns
 
@@ -203,7 +203,7 @@ def test_backend(backend, dtype, error, message, monkeypatch):
 
 
 def test_backend_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(_backends, "has_triton", lambda: False)
+    monkeypatch.setattr(_gpu, "has_triton", lambda: False)
     with pytest.raises(ValueError, match="the package triton is not installed"):
         selective_scan_fn(**arguments(), backend="triton")
 
