@@ -89,6 +89,8 @@ def execute(name):
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(BOOK)}},
+        # What compiled code writes past Python, such as a profiler's messages, is no output.
+        extra_arguments=["--IPKernelApp.capture_fd_output=False"],
     ).execute()
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel adds its own versions
     nbformat.write(notebook, BOOK / f"{name}.ipynb")
