@@ -181,7 +181,7 @@ class Diagonal:
         Sample k comes dt (b, L) times the system's own step after the one before. Returns (y, x):
         y (outputs, b, H, L), and the state after the last sample.
 
-        The recurrence is solved in pieces of time, each by :func:`linear_recurrence`. For gradients
+        The recurrence is solved in pieces of time, each by ``linear_recurrence``. For gradients
         nothing of size b H n L is kept: the backward pass computes each piece again.
         """
         check_tensor(u, "u", ("b", "H", "L"), self.Lambda.real)
