@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 pytest.importorskip("sphinx_exercise")
@@ -204,13 +205,18 @@ def test_terms_of_the_glossary_are_in_the_index(built):
 # lean pages
 
 
-@pytest.fixture(scope="module")
-def lean():
+def extension(name):
+    """One of the book's own extensions, as a module."""
     sys.path.insert(0, str(TOOLS))
     try:
-        yield importlib.import_module("lean_pages")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture(scope="module")
+def lean():
+    return extension("lean_pages")
 
 
 HEAD = (
@@ -264,3 +270,54 @@ def test_images_say_their_size(lean, tmp_path):
     assert sized(once) == once
     other = '<img alt="Elsewhere" src="https://example.org/_static/logo.png" />'
     assert sized(other) == other
+
+
+# heads and folds
+
+
+@pytest.fixture(scope="module")
+def head():
+    return extension("chapter_head")
+
+
+@pytest.mark.parametrize(
+    ("words", "minutes"),
+    [
+        ("Reading takes about forty minutes; proofs are elsewhere.", 40),
+        ("Reading takes about thirty-five minutes.", 35),
+        ("Reading takes about an hour.", 60),
+        ("The runs are stored (some twenty minutes).", None),
+    ],
+)
+def test_minutes_are_those_that_a_chapter_says(head, words, minutes):
+    assert head.said_minutes(words) == minutes
+
+
+def test_minutes_that_are_counted_agree_with_those_that_are_said(head):
+    from tools import lengths
+
+    for source in sorted((TOOLS.parents[1] / "book" / "source").glob("*.md")):
+        said = head.said_minutes(source.read_text(encoding="utf-8"))
+        assert (said is None) == source.stem.endswith("-deeper"), source.stem
+        counted = head.counted_minutes(lengths.lengths(source.stem))
+        assert said is None or abs(said - counted) <= 20, source.stem
+
+
+def test_a_head_says_what_the_notebook_holds(head, tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# T\n\nReading takes about ten minutes.\n\n## Exercises\n"),
+        nbformat.v4.new_code_cell("import numpy as np\nfrom scipy import linalg"),
+        nbformat.v4.new_code_cell("import torch", metadata={"tags": ["remove-cell"]}),
+        nbformat.v4.new_markdown_cell("```{exercise} One\n```\n\n````{exercise} Two\n````"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "c.ipynb")
+    facts = head.read(tmp_path / "c.ipynb", ["numpy", "scipy"])
+    assert facts == (10, 2, ["NumPy", "SciPy"], True)
+    assert not head.read(tmp_path / "c.ipynb", ["numpy"]).live
+
+
+def test_folds_have_names_of_their_own():
+    name = extension("folds").fold_name
+    assert name("def draw(ax):\n    pass", "Fig. 5.3") == "Code of Fig. 5.3"
+    assert name("x = 1\nclass Gate:\n    pass", None) == "Code of Gate"
+    assert name("x = 1", None) == "Code"

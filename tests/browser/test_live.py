@@ -264,17 +264,13 @@ def test_fits_a_narrow_window(live, scheme):
 
 
 def text_of(page):
-    """The article without its first paragraph, which says what happens, and without its formulas, which
-    are set when they come into view."""
-    return (
-        page.tab.locator(".bd-article")
-        .evaluate("""(article) => {
-        const copy = article.cloneNode(true);
-        for (const element of copy.querySelectorAll("mjx-container, .math")) element.remove();
+    """The article without the line that says what happens, and without its formulas, which are set when
+    they come into view."""
+    return page.tab.locator(".bd-article").evaluate("""(article) => {
+        const copy = article.cloneNode(true), changing = "mjx-container, .math, .live [role=status]";
+        for (const element of copy.querySelectorAll(changing)) element.remove();
         return copy.innerHTML;
     }""")
-        .partition("</p>")[2]
-    )
 
 
 def stays_as_it_was(page, words):

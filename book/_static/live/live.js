@@ -46,7 +46,7 @@
   const runAll = button("Run all cells", () => work(() => runUpTo(cells.length, true)));
   const stop = button("Stop", () => halt("Stopped. The next run starts Python again."));
   const bar = make("div", { className: "live", role: "group", "aria-label": "Live code" }, start, status);
-  document.querySelector(".bd-article h1").after(bar);
+  document.querySelector(".bd-article .chapter-head").after(bar);
   say(`Python as WebAssembly, about ${megabytes} MB from ${host}, is fetched when you press the ` +
       "button, and not before.");
 
