@@ -294,12 +294,10 @@ def test_minutes_are_those_that_a_chapter_says(head, words, minutes):
 
 
 def test_minutes_that_are_counted_agree_with_those_that_are_said(head):
-    from tools import lengths
-
     for source in sorted((TOOLS.parents[1] / "book" / "source").glob("*.md")):
         said = head.said_minutes(source.read_text(encoding="utf-8"))
         assert (said is None) == source.stem.endswith("-deeper"), source.stem
-        counted = head.counted_minutes(lengths.lengths(source.stem))
+        counted = head.counted_minutes(source.parents[1] / f"{source.stem}.ipynb")
         assert said is None or abs(said - counted) <= 20, source.stem
 
 

@@ -63,7 +63,7 @@ def read(path, packages_of_the_page):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     needed = live.needs("\n".join(cell.source for cell in live.cells_of_page(path)))
     return Facts(
-        minutes=said_minutes(text) or counted_minutes(lengths.lengths(path.stem)),
+        minutes=said_minutes(text) or counted_minutes(path),
         exercises=len(re.findall(r"^`{3,}\{exercise\}", text, re.MULTILINE)),
         packages=[name for package, name in PACKAGES.items() if package in needed],
         live=live.is_live(path, packages_of_the_page),
@@ -79,8 +79,9 @@ def said_minutes(text):
     return 60 if hour else sum(NUMBERS[word] for word in words if word)
 
 
-def counted_minutes(counted):
+def counted_minutes(path):
     """Minutes to the nearest five; the rate is that of the minutes which the chapters name."""
+    counted = lengths.lengths(path.relative_to(lengths.BOOK).with_suffix("").as_posix())
     return 5 * round((counted.words / 110 + 0.6 * counted.cells) / 5)
 
 
