@@ -13,6 +13,7 @@ the order of the chapters:
 ``ssm_core.scan``         the selective scan on CPU and GPU (PyTorch)
 ``ssm_core.ssd``          state space duality, the layer of Mamba-2, on CPU and GPU (PyTorch)
 ``ssm_core.mamba``        the Mamba block, language models, checkpoints (PyTorch)
+``ssm_core.network``      networks of all these layers, for signals and tokens (PyTorch)
 ``ssm_core.optim``        groups of parameters for an optimizer (PyTorch)
 ========================  ==========================================================
 
@@ -25,7 +26,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imports below are lazy: this tells editors and type checkers what there is
-    from ssm_core import convolution, discretize, hippo, lti, mamba, optim, rnn, s4, scan, ssd
+    from ssm_core import (
+        convolution,
+        discretize,
+        hippo,
+        lti,
+        mamba,
+        network,
+        optim,
+        rnn,
+        s4,
+        scan,
+        ssd,
+    )
 
 __version__ = "0.1.0"
 
@@ -35,6 +48,7 @@ __all__ = [
     "hippo",
     "lti",
     "mamba",
+    "network",
     "optim",
     "rnn",
     "s4",

@@ -170,7 +170,8 @@ class Mamba(nn.Module):
         cache: Sequence[Tensor] | None = None,
         *,
         cu_seqlens: Tensor | Packing | None = None,
-    ) -> Tensor:
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, InferenceCache]:
         """Run the block over a sequence.
 
         Args:
@@ -181,10 +182,13 @@ class Mamba(nn.Module):
                 into the one before.
             cu_seqlens (int32): boundaries (sequences + 1,) of sequences packed into one row (b = 1);
                 neither convolution nor state crosses one. A cache then has one row per sequence.
+            return_state: leave the cache as it is and return the state after the last sample beside
+                the output; gradients flow through both. So do S4 and S4D, and so a
+                :class:`ssm_core.network.SequenceModel` runs the block.
 
         Returns:
-            (dtype of the weights): output (b, L, d_model). Inside ``torch.autocast`` the dtype of
-            autocast.
+            (dtype of the weights): output (b, L, d_model), or with ``return_state`` the output and
+            ``(conv_state, ssm_state)``. Inside ``torch.autocast`` the dtype of autocast.
 
         Raises:
             ValueError, TypeError: a tensor of the wrong shape, dtype or device.
@@ -197,8 +201,11 @@ class Mamba(nn.Module):
             rows = b if packing is None else packing.sequences
             conv_state, ssm_state = self._check_cache(cache, rows, device)
             if L == 1 and packing is None and not torch.is_grad_enabled():
-                return self._step(hidden_states[:, 0], conv_state, ssm_state)[:, None]
-            initial_state = ssm_state.clone()
+                if return_state:
+                    conv_state, ssm_state = conv_state.clone(), ssm_state.clone()
+                y = self._step(hidden_states[:, 0], conv_state, ssm_state)[:, None]
+                return (y, InferenceCache(conv_state, ssm_state)) if return_state else y
+            initial_state = ssm_state if return_state else ssm_state.clone()
 
         x, z = self._project(hidden_states)  # (b, d_inner, L)
         x, window = self._convolve(x, conv_state, packing)
@@ -217,10 +224,13 @@ class Mamba(nn.Module):
             initial_state=initial_state,
             cu_seqlens=packing,
         )
+        out = self.out_proj(y.transpose(1, 2))
+        if return_state:
+            return out, InferenceCache(window.clone(), last_state)  # it may be a view of the row
         if conv_state is not None and ssm_state is not None:
             conv_state.copy_(window.detach())
             ssm_state.copy_(last_state.detach())
-        return self.out_proj(y.transpose(1, 2))
+        return out
 
     @torch.no_grad()
     def step(
@@ -276,6 +286,10 @@ class Mamba(nn.Module):
             ),
             torch.zeros(b, self.d_inner, self.d_state, device=device, dtype=dtype or wide),
         )
+
+    def default_state(self, batch_size: int) -> InferenceCache:
+        """Return the state before the first sample, as ``allocate_inference_cache`` does."""
+        return self.allocate_inference_cache(batch_size, max_seqlen=1)
 
     def _project(self, hidden_states):
         """x and z, both (b, d_inner, L)."""

@@ -328,7 +328,7 @@ def test_dropout_takes_channels_for_whole_sequences():
     """The residual branch of a block, seen through an SSM and a mix that change nothing."""
     block = Block(S4D(50, 4), dropout=0.25)
     block.norm = block.mix[0] = block.mix[2] = block.mix[3] = torch.nn.Identity()
-    block.ssm.forward = lambda u, state: u
+    block.ssm.forward = lambda u: u
     u = torch.ones(400, 7, 50)
     kept = block(u) - u
     assert torch.equal(kept, kept[:, :1].expand_as(kept))  # the same at each sample
