@@ -4,9 +4,9 @@ A figure is a piece of HTML that carries all it needs, the charting library uPlo
 same output works in the built book, from a file, offline, in Jupyter and in Colab. Its parts:
 
 ========================  =========================================================================
-``catalogue.py``          what figures there are: title, description, controls, data
+``catalogue.py``          what figures there are: title, description, controls, what to try, data
 ``arithmetic/*.js``       what they compute, free of the page; tests compare it with the library
-``draw/NAME.js``          what figure NAME shows of that: ``figure(place, data)``
+``draw/NAME.js``          what figure NAME shows of that: ``figure(place, data, set)``
 ``panel.js``              one chart in the colours of the page
 ``page.html, .css, .js``  the frame: controls in, drawing and sentence out
 ``uplot/``                the charting library, unchanged, with its licence
@@ -68,9 +68,9 @@ class Widget:
             raise TypeError(
                 f"{unknown[0]} is not a control of {name!r}, which has {', '.join(known)}"
             )
-        self._controls = [
-            control.html(start.get(control.name, control.start)) for control in self._entry.controls
-        ]
+        at = {c.name: start.get(c.name, c.start) for c in self._entry.controls}
+        self._controls = [c.html(at[c.name]) for c in self._entry.controls if not plays(c)]
+        self._player = [c.html(at[c.name]) for c in self._entry.controls if plays(c)]
 
     def __repr__(self) -> str:
         return textwrap.fill(
@@ -94,7 +94,9 @@ class Widget:
             "name": self.name,
             "title": html.escape(entry.title),
             "description": html.escape(entry.description),
+            "presets": "".join(preset(*item) for item in entry.presets.items()),
             "controls": "\n".join(self._controls),
+            "player": "\n".join(self._player),
             "style": "\n".join(styles),
             "data": json.dumps(entry.data(), separators=(",", ":"), ensure_ascii=False),
             "script": "\n".join(
@@ -103,3 +105,14 @@ class Widget:
         }
         identity = f"ssm-widget-{zlib.crc32(''.join(parts.values()).encode()):08x}"
         return string.Template(read_text("page.html")).substitute(parts, id=identity)
+
+
+def plays(control: object) -> bool:
+    """Whether a control is a slider through time, which stands below the plots."""
+    return getattr(control, "play", None) is not None
+
+
+def preset(words: str, values: dict) -> str:
+    """A button that sets some controls, and all others to their start."""
+    text = html.escape(json.dumps(values), quote=True)
+    return f'<button type="button" data-preset="{text}">{html.escape(words)}</button>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ class Slider:
     """A number from ``low`` to ``high`` in equal steps.
 
     With the step "log" they are equal factors instead, twenty to a factor of ten, and the number
-    has two digits; ``whole`` rounds it.
+    has two digits; ``whole`` rounds it. With "double" each number is twice the one before it.
+    ``play``, milliseconds a step, is for time: the slider stands below the plots, as wide as their
+    axes, and has buttons for a step back, for playing and for a step on.
     """
 
     name: str
@@ -28,19 +31,37 @@ class Slider:
     step: float | str
     unit: str = ""
     whole: bool = False
+    play: int | None = None
 
     def html(self, value):
         if not self.low <= value <= self.high:
             raise ValueError(f"{self.name} is {value}, expected {self.low:g} to {self.high:g}")
-        numbers, step, scale = (self.low, self.high, value), self.step, "linear"
+        numbers, step, base = (self.low, self.high, value), self.step, ""
         if self.step == "log":  # the slider holds exponents of ten, and hits the powers of ten
-            numbers, step, scale = np.round(20 * np.log10(numbers)) / 20, 0.05, "log"
+            numbers, step, base = np.round(20 * np.log10(numbers)) / 20, 0.05, "10"
+        elif self.step == "double":
+            numbers, step, base = np.round(np.log2(numbers)), 1, "2"
         low, high, at = (f"{number:.6g}" for number in numbers)
-        return (
-            f'<label class="control" data-control="{self.name}" data-unit="{self.unit}" '
-            f'data-scale="{scale}" data-whole="{str(self.whole).lower()}"><span>{self.label}</span>'
+        slider = (
+            f'<label class="control slider" data-control="{self.name}" data-unit="{self.unit}" '
+            f'data-base="{base}" data-whole="{str(self.whole).lower()}"><span>{self.label}</span>'
             f'<input type="range" name="{self.name}" min="{low}" max="{high}" step="{step:g}" '
             f'value="{at}" autocomplete="off"><output></output></label>'
+        )
+        return slider if self.play is None else slider + self._player()
+
+    def _player(self):
+        words = re.sub("<.*?>", "", self.label)
+        buttons = "".join(
+            f'<button type="button" data-step="{step}" aria-label="{name}">{sign}</button>'
+            for step, sign, name in (
+                (-1, "‹", f"{words}: a step back"),
+                (0, "Play", f"Play: {words}"),
+                (1, "›", f"{words}: a step on"),
+            )
+        )
+        return (
+            f'<div class="player" data-plays="{self.name}" data-pause="{self.play}">{buttons}</div>'
         )
 
 
@@ -95,11 +116,15 @@ class Marks:
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: ``arithmetic`` names its files, ``data()`` gives what the page cannot compute."""
+    """A figure: ``arithmetic`` names its files, ``data()`` gives what the page cannot compute.
+
+    ``presets`` maps what to try to the controls that it sets; all others return to their start.
+    """
 
     title: str
     description: str
     controls: tuple
+    presets: dict
     arithmetic: tuple
     data: Callable = dict
     charts: bool = True
@@ -178,7 +203,7 @@ CATALOGUE = {
         "sliders for the spectral radius of the recurrent weights and the strength of the input; how "
         "much of a gradient is left k steps back, and how long the state shows which bit came first.",
         (
-            Slider("gain", "Spectral radius of W", 0.5, 3, 1.0, step=0.05),
+            Slider("gain", "Spectral radius", 0.5, 3, 1.0, step=0.05),
             Choice("matrix", "W is", {"random": "random", "orthogonal": "orthogonal"}, "random"),
             Choice(
                 "activation",
@@ -188,18 +213,30 @@ CATALOGUE = {
             ),
             Slider("noise", "Later input", 0, 2, 0.5, step=0.1),
         ),
+        {
+            "The gradient grows": {"gain": 1.5, "noise": 0},
+            "Same weights: it is lost": {"gain": 1.5, "noise": 2},
+            "Orthogonal, no tanh": {"matrix": "orthogonal", "activation": "identity"},
+        },
         ("linalg", "rnn"),
         _rnn_data,
     ),
     "continuous": Entry(
         "A mass on a spring",
-        "sliders for stiffness, friction and mass; the two eigenvalues in the complex plane, and the "
-        "position under a constant force.",
+        "sliders for stiffness, friction, mass and time; the spring itself, the two eigenvalues in the "
+        "complex plane, and the position under a constant force.",
         (
-            Slider("k", "Stiffness <i>κ</i>", 10, 80, 40, step=1, unit="N/m"),
+            Slider("k", "Stiffness <i>κ</i>", 20, 80, 40, step=1, unit="N/m"),
             Slider("b", "Friction <i>γ</i>", -1, 20, 5, step=0.1, unit="Ns/m"),
             Slider("m", "Mass <i>m</i>", 0.5, 2, 1, step=0.05, unit="kg"),
+            Slider("t", "Time <i>t</i>", 0, 4, 0.5, step=0.02, unit="s", play=20),
         ),
+        {
+            "No friction": {"b": 0},
+            "The eigenvalues meet": {"k": 36, "b": 12},
+            "Beyond: it creeps": {"b": 20},
+            "Negative friction": {"b": -0.5},
+        },
         ("linalg", "continuous"),
     ),
     "discretization": Entry(
@@ -222,6 +259,13 @@ CATALOGUE = {
             Slider("re", "Re λ", -8, 0.5, -2.5, step=0.1, unit="1/s"),
             Slider("im", "Im λ", 0, 10, 5.8, step=0.1, unit="1/s"),
         ),
+        {
+            "Euler explodes": {"dt": 0.16},
+            "Δ = 1, backward Euler": {"dt": 1, "rule": "backward_euler"},
+            "Δ = 1, bilinear": {"dt": 1, "rule": "bilinear"},
+            "Δ = 1, the hold": {"dt": 1, "rule": "zoh"},
+            "Growth decays": {"dt": 1, "rule": "backward_euler", "re": 0.5, "im": 1},
+        },
         ("complex", "discretization"),
     ),
     "duality": Entry(
@@ -230,7 +274,7 @@ CATALOGUE = {
         "input, and the output by convolution and by recurrence.",
         (
             Choice(
-                "name",
+                "system",
                 "System",
                 {
                     "average": "average, 1 number",
@@ -241,8 +285,13 @@ CATALOGUE = {
                 "spring",
             ),
             Slider("dt", "Step Δ", 0.25, 4, 1, step="log"),
-            Slider("k", "Output <i>k</i>", 0, 79, 40, step=1),
+            Slider("k", "Output <i>k</i>", 0, 79, 40, step=1, play=100),
         ),
+        {
+            "A delay": {"system": "delay", "k": 60},
+            "Half the step": {"dt": 0.5},
+            "A resonance": {"system": "resonance", "k": 60},
+        },
         ("linalg", "hippo", "duality"),
     ),
     "hippo": Entry(
@@ -262,9 +311,15 @@ CATALOGUE = {
                 "legs",
             ),
             Slider("N", "Numbers <i>N</i>", 1, 64, 16, step=1),
-            Slider("now", "Samples so far", 100, 10_000, 10_000, step=100),
             Slider("theta", "Scale θ", 20, 4000, 1000, step="log"),
+            Slider("now", "Samples so far", 100, 10_000, 10_000, step=100, play=60),
         ),
+        {
+            "24 numbers": {"N": 24},
+            "A shorter past": {"now": 4000},
+            "A window: LegT": {"measure": "legt"},
+            "Without 1/t: it blurs": {"measure": "fading"},
+        },
         ("linalg", "hippo"),
         _hippo_data,
     ),
@@ -276,6 +331,7 @@ CATALOGUE = {
             Slider("tau", "Time constant τ", 2, 500, 50, step="log", unit="days"),
             Slider("W", "Window <i>W</i>", 1, 1000, 50, step="log", unit="days", whole=True),
         ),
+        {"W = 3τ": {"W": 160}, "W = 9τ": {"W": 450}, "A slower average": {"tau": 200}},
         ("memory",),
         _memory_data,
     ),
@@ -286,14 +342,24 @@ CATALOGUE = {
         (
             Choice(
                 "init",
-                "Beginning",
-                {"lin": "lin", "inv": "inv", "legs": "legs", "real": "real"},
+                "Frequencies",
+                {
+                    "lin": "equal spacing (lin)",
+                    "inv": "crowded at the bottom (inv)",
+                    "legs": "those of LegS (legs)",
+                    "real": "none (real)",
+                },
                 "lin",
             ),
             Choice("N", "State <i>N</i>", {str(N): str(N) for N in _STATE_SIZES}, "32"),
             Slider("n", "Mode <i>n</i>", 0, 63, 3, step=1),
             Slider("dt", "Step Δ", 0.001, 0.3, 0.05, step="log"),
         ),
+        {
+            "LegS, Δ too large": {"init": "legs", "dt": 0.3},
+            "A mode that aliases": {"init": "legs", "n": 15, "dt": 0.1},
+            "No turning": {"init": "real"},
+        },
         ("complex", "s4"),
         _s4_data,
     ),
@@ -303,7 +369,7 @@ CATALOGUE = {
         "weight of each sample in the last state, and the state as it goes.",
         (
             Marks("wanted", "Wanted", 16, (2, 6)),
-            Slider("open", "Δ at wanted", 0.01, 5, 1.0, step="log"),
+            Slider("open", "Δ at wanted", 0.01, 3, 1.0, step="log"),
             Slider("closed", "Δ elsewhere", 0.001, 1, 0.01, step="log"),
             Choice(
                 "rule",
@@ -312,6 +378,11 @@ CATALOGUE = {
                 "mamba",
             ),
         ),
+        {
+            "All samples alike": {"closed": 1},
+            "Each wanted one erases": {"open": 3},
+            "Want three others": {"wanted": (1, 9, 13)},
+        },
         ("mamba",),
         _mamba_data,
     ),
@@ -330,9 +401,13 @@ CATALOGUE = {
                 },
                 "chapter",
             ),
-            Slider("reset", "<i>a</i> of the fourth", 0, 1, 0, step=0.05),
-            Slider("round", "Round", 0, 6, 3, step=1),
+            Slider("fourth", "<i>a</i> of the fourth", 0, 1, 0, step=0.05),
+            Slider("round", "Round", 0, 6, 3, step=1, play=900),
         ),
+        {
+            "The fourth step lets the past through": {"fourth": 0.5, "round": 3},
+            "A running sum": {"steps": "sum", "fourth": 1, "round": 6},
+        },
         ("selective_scan",),
         charts=False,
     ),
@@ -343,13 +418,18 @@ CATALOGUE = {
         (
             Choice(
                 "size",
-                "Numbers",
+                "Model size",
                 {key: words for key, (words, _, _) in _MAMBA_SIZES.items()},
                 "130",
             ),
-            Slider("texts", "Texts at once", 1, 256, 1, step=1),
+            Slider("texts", "Texts at once", 1, 256, 1, step="double"),
             Slider("tokens", "Tokens before", 16, 1_000_000, 2000, step="log", whole=True),
         ),
+        {
+            "128 texts": {"texts": 128},
+            "One text, a million tokens": {"tokens": 1_000_000},
+            "The largest model": {"size": "2800"},
+        },
         ("training",),
         _training_data,
     ),

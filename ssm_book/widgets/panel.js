@@ -75,11 +75,25 @@ function makePen(u, place) {
         ctx.stroke();
       });
     },
+    // Where the point lies beyond the edge, a triangle there points to it.
     dot(point, colour, radius = 5) {
+      const {left, top, width, height} = u.bbox, [x, y] = at(point), size = radius * px, rim = 1.5 * size;
+      const edgeX = Math.min(Math.max(x, left + rim), left + width - rim);
+      const edgeY = Math.min(Math.max(y, top + rim), top + height - rim);
+      const inside = x >= left && x <= left + width && y >= top && y <= top + height;
+      const angle = Math.atan2(y - edgeY, x - edgeX), corners = [0, 2.4, -2.4];
+      ctx.fillStyle = colourOf(place, colour);
+      ctx.beginPath();
+      if (inside) ctx.arc(x, y, size, 0, 2 * Math.PI);
+      else for (const turn of corners) ctx.lineTo(edgeX + rim * Math.cos(angle + turn), edgeY + rim * Math.sin(angle + turn));
+      ctx.fill();
+    },
+    // The area between a way there and the way back.
+    area(points, colour, opacity = 0.3) {
       clipped(() => {
-        ctx.fillStyle = colourOf(place, colour);
+        ctx.fillStyle = colourOf(place, colour, opacity);
         ctx.beginPath();
-        ctx.arc(...at(point), radius * px, 0, 2 * Math.PI);
+        for (const point of points) ctx.lineTo(...at(point));
         ctx.fill();
       });
     },
@@ -95,24 +109,27 @@ function decades(low, high) {
 
 // Make a panel in a place. x, y: {range: [low, high], log, whole: whole numbers only}, x: {label};
 // series: [{name, colour, style, opacity}]; keys: the same for what the pens draw; under, above:
-// (pen) => drawings below and above the series; square: as high as wide; whole: across all columns.
+// (pen) => drawings below and above the series; square: as high as wide; whole: across all columns;
+// onDrag, onClick: (x, y) => what to do where a reader takes hold of the panel.
 // Returns draw(tables, ranges): one table [x, y] for each series, and ranges {x, y} where they have
 // changed; null fits the data.
-function makePanel(place, {title, x, y, series = [], keys = [], height = 210, square, whole, under, above}) {
+function makePanel(place, {title, x, y, series = [], keys = [], height = 210, square, whole, under, above, onDrag, onClick}) {
   const panel = place.appendChild(document.createElement("div"));
   panel.className = whole ? "panel whole" : "panel";
   panel.innerHTML = `<p class="title"></p><ul class="keys"></ul><div class="plot" role="img"></div>`;
   panel.querySelector(".title").textContent = title;
   const named = [...series, ...keys].filter(({name}) => name);
-  for (const {name, colour, style} of named) {
+  for (const [i, {name, colour, style}] of named.entries()) {
     const key = panel.querySelector(".keys").appendChild(document.createElement("li"));
-    key.className = style;
+    key.className = series.includes(named[i]) ? `${style} read` : style;
     key.style.setProperty("--colour", `var(--${colour})`);
     key.innerHTML = "<i></i><span></span><b></b>";
     key.querySelector("span").textContent = name;
   }
   const values = panel.querySelectorAll(".keys b");
   const plot = panel.querySelector(".plot");
+  plot.classList.toggle("drag", Boolean(onDrag));
+  plot.classList.toggle("click", Boolean(onClick));
   plot.setAttribute("aria-label", [title, ...named.map(({name}) => name)].join("; "));
 
   const ranges = {x: x.range, y: y.range};
@@ -165,6 +182,22 @@ function makePanel(place, {title, x, y, series = [], keys = [], height = 210, sq
       setCursor: [readOut],
     },
   }, series.length ? uPlot.join(series.map(() => [[0, 1], [0, 0]])) : [[0, 1]], plot);
+
+  const pointed = ({clientX, clientY}) => {
+    const {left, top} = chart.over.getBoundingClientRect();
+    return [chart.posToVal(clientX - left, "x"), chart.posToVal(clientY - top, "y")];
+  };
+  if (onClick) chart.over.addEventListener("click", (event) => onClick(...pointed(event)));
+  if (onDrag) {
+    const drag = (event) => onDrag(...pointed(event));
+    chart.over.addEventListener("pointerdown", (event) => {
+      chart.over.setPointerCapture(event.pointerId);
+      drag(event);
+    });
+    chart.over.addEventListener("pointermove", (event) => {
+      if (chart.over.hasPointerCapture(event.pointerId)) drag(event);
+    });
+  }
 
   new ResizeObserver(() => {
     if (plot.clientWidth && plot.clientWidth !== chart.width) chart.setSize(size());

@@ -24,3 +24,8 @@ function bytesMoved(kind, {d, layers, vocabulary}, texts, tokens) {
   if (kind === "mamba") return 2 * mambaNumbers(d, layers, vocabulary) + 2 * texts * stateBytes(d, layers);
   return 2 * transformerNumbers(d, layers / 2, vocabulary) + texts * cacheBytes(d, layers / 2, tokens);
 }
+
+// From how many tokens on the keys and values of all texts are as large as the weights, and a token
+// costs the Transformer twice the time of its weights, eq-training-crossing with the embedding.
+const crossing = ({d, layers, vocabulary}, texts) =>
+  2 * transformerNumbers(d, layers / 2, vocabulary) / (texts * cacheBytes(d, layers / 2, 1));

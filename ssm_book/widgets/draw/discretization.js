@@ -2,11 +2,11 @@
 
 const RULES = {euler: "Euler", backward_euler: "backward Euler", bilinear: "the bilinear rule", zoh: "the hold"};
 
-function figure(place) {
+function figure(place, data, set) {
   const seconds = 3, times = Array.from({length: 601}, (_, i) => seconds * i / 600);
   let rule = "zoh", lambda = [-1, 0], z = [-1, 0];
   const plane = makePanel(place, {
-    title: "The plane of z = Δλ",
+    title: "z = Δλ: drag it along its way",
     x: {label: "real part of z", range: [-4, 2]},
     y: {range: [-3, 3]},
     square: true,
@@ -24,6 +24,10 @@ function figure(place) {
         pen.line([[0, 0], [9 * lambda[0], 9 * sign * lambda[1]]], "orange", {dash: [3, 3]});
         pen.dot([z[0], sign * z[1]], "orange", 6);
       }
+    },
+    onDrag(re, im) {  // the step whose z is nearest
+      const [a, b] = lambda, size = a * a + b * b;
+      if (size) set({dt: Math.max(1e-3, (re * a + Math.abs(im) * b) / size)});
     },
   });
   const response = makePanel(place, {
@@ -53,6 +57,6 @@ function figure(place) {
     const limit = eulerLimit(lambda);
     const edge = rule !== "euler" || lambda[0] >= 0 ? "" : ` Euler is stable below Δ = ${spell(limit)} s.`;
     return `z = ${spell(z[0])}${z[1] ? ` ± ${spell(z[1])} i` : ""}. Each step multiplies the distance from rest by ` +
-      `|R(z)| = ${spell(factor)}; the truth is ${spell(truth)}. With this step ${RULES[rule]} ${verdict}.${edge}`;
+      `${spell(factor)}; the truth is ${spell(truth)}. With this step ${RULES[rule]} ${verdict}.${edge}`;
   };
 }

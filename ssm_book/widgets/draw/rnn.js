@@ -29,13 +29,13 @@ function figure(place, data) {
     const back = norms.map((_, k) => k);
     const visible = (values) => values.map((value) => (value > 1e-300 ? value : null));
     gradient([[back, visible(norms)], [back, visible(back.map((k) => gain ** k))]]);
-    const bounded = activation === "tanh" ? [-1.1, 1.1] : null;
+    const bounded = activation === "tanh" ? [-1.1, 1.1] : [-4, 4];
     state([[steps, plus.map((h) => h[0])], [steps, minus.map((h) => h[0])]], {y: bounded});
 
     const apart = Math.hypot(...plus.at(-1).map((h, i) => h - minus.at(-1)[i]));
     const rate = (norms[L] / norms[L / 2]) ** (2 / L);
-    return `Of the gradient, ${spell(norms[L / 2], 2)} is left after ${L / 2} steps and ` +
-      `${spell(norms[L], 2)} after ${L}: a factor of ${spell(rate, 2)} a step. ` +
+    return `After ${L / 2} steps ${spell(norms[L / 2], 2)} of the gradient is left, after ${L} ` +
+      `${spell(norms[L], 2)}: a factor of ${spell(rate, 2)} per step. ` +
       `The states after the two bits end ${spell(apart, 2)} apart.`;
   };
 }

@@ -1,20 +1,22 @@
 // The modes that S4D begins with: how fast each fades and turns, and what it multiplies the past with.
 
-function figure(place, data) {
+function figure(place, data, set) {
   const span = 4, ages = Array.from({length: 2001}, (_, i) => span * i / 2000);
-  let chosen = 0;
+  let chosen = 0, lambda = [-1, 0];
   const spectrum = makePanel(place, {
-    title: "The eigenvalues, by n",
+    title: "The eigenvalues by n: choose one",
     x: {label: "n", whole: true},
     y: {log: true, range: [0.1, 3000]},
     series: [
       {name: "turns, Im λ", colour: "blue", style: "dots"},
       {name: "fades, −Re λ", colour: "green", style: "dots"},
-      {name: "π/Δ", colour: "orange", style: "dashed"},
+      {name: "limit π/Δ", colour: "orange", style: "dashed"},
     ],
     above(pen) {
       pen.line([[chosen, 0.1], [chosen, 3000]], "soft", {width: 1});
+      for (const [part, colour] of [[lambda[1], "blue"], [-lambda[0], "green"]]) if (part > 1e-9) pen.dot([chosen, part], colour, 6);
     },
+    onDrag: (n) => set({n: Math.round(n)}),
   });
   const mode = makePanel(place, {
     title: "Mode n, by the age of the input",
@@ -29,9 +31,9 @@ function figure(place, data) {
   return ({init, N, n, dt}, fields) => {
     const modes = s4dModes(init, Number(N), data.legs[N]);
     fields.n.max = modes.length - 1;  // moves the slider back where it is beyond
-    const index = Number(fields.n.value), lambda = modes[index];
+    chosen = Number(fields.n.value);
+    lambda = modes[chosen];
     const order = modes.map((_, i) => i);
-    chosen = index;
     const positive = (value) => (value > 0 ? value : null);
     const ends = [-0.03 * modes.length - 0.3, 1.03 * modes.length - 0.7];
     spectrum([

@@ -267,6 +267,8 @@ def test_training():
             model = {"d": d, "layers": layers, "vocabulary": vocabulary}
             moved = [js("bytesMoved", kind, model, texts, 300) for kind in ("mamba", "transformer")]
             assert moved == [2 * numbers[0] + 2 * state, 2 * numbers[1] + cache]
+            tokens = js("crossing", model, texts)
+            assert texts * js("cacheBytes", d, layers // 2, tokens) == pytest.approx(2 * numbers[1])
 
 
 # --- what the chapters say of them --------------------------------------------------------------
@@ -308,8 +310,8 @@ def test_the_chapters_promise_what_the_figures_show():
             > 1.5 * js("bytesMoved", "mamba", model, texts, L)
         )
 
-    assert part("130", 1) > 2048 and part("130", 100) < 512
-    assert part("2800", 1) > part("130", 1) and part("2800", 100) > part("130", 100)
+    assert part("130", 1) > 2048 and part("130", 128) < 512
+    assert part("2800", 1) > part("130", 1) and part("2800", 128) > part("130", 128)
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -372,6 +374,33 @@ def test_figure_starts_where_it_is_told():
     assert re.findall(r'value="(\d+)" autocomplete="off" checked', marked) == ["1", "15"]
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_what_a_figure_suggests_can_be_set(name):
+    presets = CATALOGUE[name].presets
+    for words, values in presets.items():
+        assert widget(name, **values)._repr_html_() != widget(name)._repr_html_(), words
+    page = widget(name)._repr_html_()
+    buttons = Elements(page).named("button")
+    assert [json.loads(a["data-preset"]) for a in buttons if "data-preset" in a] == [
+        {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        for values in presets.values()
+    ]
+    assert sum(a.get("type") == "reset" for a in buttons) == 1
+    assert all(a["type"] in ("button", "reset") for a in buttons)
+
+
+def test_a_slider_that_doubles_hits_the_powers_of_two():
+    js = engine_for("training", "page.js")
+    slider = Slider("texts", "Texts", 1, 256, 1, step="double").html(64)
+    (field,) = Elements(slider).named("input")
+    assert (field["min"], field["max"], field["value"], field["step"]) == ("0", "8", "6", "1")
+    control = (
+        "{dataset: {base: '2', whole: 'false'}, matches: () => false, "
+        "querySelectorAll: () => [{value: %d, matches: () => false}]}"
+    )
+    assert [js.run(f"valueOf({control % k})") for k in (0, 6, 8)] == [1, 64, 256]
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
@@ -403,8 +432,9 @@ def at_start(control):
     return control.start
 
 
-# For what only a page has: panels, which here look at the numbers that they get, and atob.
+# For what only a page has: panels, which here look at the numbers that they get, a drawing, and atob.
 STAND_INS = """
+    globalThis.makeSpring = () => () => null,
     globalThis.finite = true,
     globalThis.makePanel = () => (tables) => {
         const bad = (value) => value !== null && !Number.isFinite(value);
