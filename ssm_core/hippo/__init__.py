@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ssm_core.hippo.measures import basis, transition
-from ssm_core.hippo.projection import project, reconstruct
+from ssm_core.hippo.projection import Memory, project, reconstruct
 
-__all__ = ["basis", "project", "reconstruct", "transition"]
+__all__ = ["Memory", "basis", "project", "reconstruct", "transition"]

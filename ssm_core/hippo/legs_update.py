@@ -37,19 +37,32 @@ except ImportError:  # no Numba
     compiled = None
 
 
-def legs_wavefront(u: RealArray, alpha: float, N: int, every: int) -> RealArray:
-    """Coefficients (L // every, N) of the LegS update eq-legs-update over the samples u (L,)."""
-    L = len(u)
-    # Step k = 2 ... L freezes 1/t at k - alpha. Step 1 has size 0: the memory of a single sample is
-    # that of a constant, (u, 0, 0, ...). Size 0 also keeps idle coefficients where they are.
-    h = np.zeros(L + 2 * (N - 1))
-    h[N : N - 1 + L] = 1 / (np.arange(2, L + 1) - alpha)
+def advance_legs(
+    x: RealArray, u: RealArray, h: RealArray, alpha: float, every: int
+) -> tuple[RealArray, RealArray]:
+    """LegS over samples u (L,) by steps of sizes h (L,), eq-legs-update, from coefficients x (N,).
+
+    Returns:
+        Coefficients (L // every, N) after each ``every``-th sample, and (N,) after the last one.
+    """
+    N, L = len(x), len(u)
+    scale = np.sqrt(2 * np.arange(N) + 1)
+    v = x / scale
     out = np.empty((L // every, N))
-    _run(np.append(u, np.zeros(N - 1)), h, alpha, every, out)
-    return finite_result(out, "the array of coefficients", "the rule is unstable for this N")
+    if 2 * L < N:  # ticks would be idle for the most part
+        _run_in_order(u, h, alpha, v, every, out)
+    else:
+        v = v[::-1].copy()
+        idle = np.zeros(N - 1)  # steps of size 0 before the first sample and after the last one
+        _run(np.append(u, idle), np.concatenate([idle, h, idle]), alpha, v, every, out)
+        v = v[::-1]
+    why = "the rule is unstable for this N"
+    return finite_result(out, "the array of coefficients", why), finite_result(v * scale, "x", why)
 
 
-def _run(u: RealArray, h: RealArray, alpha: float, every: int, out: RealArray) -> None:
+def _run(
+    u: RealArray, h: RealArray, alpha: float, v: RealArray, every: int, out: RealArray
+) -> None:
     # Coefficients stand in reverse order, n = N - 1 ... 0, so that the steps h of one tick, a
     # column of the picture read upwards, are a slice of h, and v, r and h advance together:
     #
@@ -58,8 +71,6 @@ def _run(u: RealArray, h: RealArray, alpha: float, every: int, out: RealArray) -
     #     step size  h[k]  h[k+1]  h[k+2]     at tick k
     K, N = out.shape
     scale = np.sqrt(2 * np.arange(N - 1, -1, -1) + 1)
-    v = np.zeros(N)
-    v[N - 1] = u[0]
     r = np.zeros(N + 1)
     for tick in range(len(u)):
         r[N] = u[tick]
@@ -69,6 +80,21 @@ def _run(u: RealArray, h: RealArray, alpha: float, every: int, out: RealArray) -
             k = (i - behind) // every
             if 0 <= k < K:
                 out[k, N - 1 - i] = scale[i] * v[i]
+
+
+def _run_in_order(
+    u: RealArray, h: RealArray, alpha: float, v: RealArray, every: int, out: RealArray
+) -> None:
+    """The same for a few samples: one step after the other, n = 0 ... N - 1 in each."""
+    scale = np.sqrt(2 * np.arange(len(v)) + 1)
+    for k in range(len(u)):
+        r = u[k]
+        for n in range(len(v)):
+            y = (v[n] + alpha * h[k] * r) / (1 + alpha * h[k] * (n + 1))
+            v[n] = y + (1 - alpha) * h[k] * (r - (n + 1) * y)
+            r = r - (2 * n + 1) * y
+        if (k + 1) % every == 0:
+            out[(k + 1) // every - 1] = scale * v
 
 
 def _advance_in_numpy(v: RealArray, r: RealArray, h: RealArray, alpha: float) -> None:
@@ -94,3 +120,4 @@ if compiled is None:
 else:
     _advance = compiled()(_advance_compiled)
     _run = compiled()(_run)
+    _run_in_order = compiled()(_run_in_order)

@@ -150,6 +150,15 @@ def test_reconstruct_takes_one_state_many_and_a_number():
     np.testing.assert_allclose(reconstruct(x[1], "legs", 1.0), many[1, -1], rtol=1e-14)
 
 
+def test_reconstruct_takes_states_of_several_channels():
+    x = np.random.default_rng(6).standard_normal((5, 2, 4))
+    past = reconstruct(x, "legs", [0.0, 0.5, 1.0])
+    assert past.shape == (5, 2, 3)
+    np.testing.assert_allclose(
+        past[3, 1], reconstruct(x[3, 1], "legs", [0.0, 0.5, 1.0]), rtol=1e-13
+    )
+
+
 def test_rounding_at_the_ends_of_the_past_is_forgiven():
     x = [1.0, 2.0, 3.0]
     ends = reconstruct(x, "legs", [0.0, 1.0])
@@ -171,7 +180,6 @@ def test_coefficients_of_an_unstable_rule_are_an_error():
         (lambda: reconstruct([1.0], "glagt", 1.0, alpha=-0.5), ValueError, "t holds 1"),
         (lambda: reconstruct([1.0], "legs", 1 + 1e-9), ValueError, "t spans"),
         (lambda: reconstruct([1.0], "legs", [[0.5]]), ValueError, "t has shape"),
-        (lambda: project([[1.0]], "legs", 4, 1.0), ValueError, "u has shape"),
         (lambda: project([1.0, np.nan], "legs", 4, 1.0), ValueError, "u holds nan"),
         (lambda: project([1.0], "legs", 4, 0.0), ValueError, "dt"),
         (lambda: project([1.0], "legs", 4, -1.0), ValueError, "dt"),
@@ -180,7 +188,7 @@ def test_coefficients_of_an_unstable_rule_are_an_error():
         (lambda: project([1.0], "legs", 4, 1.0, every=0), ValueError, "every"),
         (lambda: project([1.0], "legs", 4, 1.0, theta=2.0), TypeError, "theta"),
         (lambda: project([1j], "legs", 4, 1.0), TypeError, "u is complex"),
-        (lambda: reconstruct(np.ones((2, 2, 2)), "legs", [0.5]), ValueError, "coefficients"),
+        (lambda: reconstruct(1.0, "legs", [0.5]), ValueError, "coefficients has shape"),
         (lambda: reconstruct([1.0], "legs", [-0.1]), ValueError, "t spans"),
     ],
 )
