@@ -220,7 +220,7 @@ def selective_state_update(
     B, C = check_step(
         state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log
     )
-    backend = "triton" if pick_backend("auto", x) == "triton" else "reference"
+    backend = pick_backend("auto", x)
     floats = (x, dt, A, B, C, D, z, dt_bias)
     if is_differentiated(state, *floats):
         raise NotImplementedError(_operators.NO_STEP_GRADIENT)

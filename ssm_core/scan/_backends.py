@@ -24,7 +24,7 @@ class Backend(Protocol):
     C are (b, g, n, L) or (d, n), tensors may have any strides. *Float* is the dtype of the states:
     float64 for float64 input, else float32. All results are new contiguous tensors, none of them a
     view of an argument. ``reference`` is an exception: it has ``scan``, which plain autograd
-    differentiates, and ``state_update``; ``cpu`` has no ``state_update``.
+    differentiates, and ``state_update``.
     """
 
     def saved_shape(self, u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> tuple[int, ...]:

@@ -295,7 +295,7 @@ def run_state_update(
     A_is_log: bool,
 ) -> Tensor:
     """The output of one step; the state changes in place."""
-    if state_batch_indices is not None and backend == "reference":
+    if state_batch_indices is not None and backend != "triton":
         check_slots(state_batch_indices, state.shape[0])
     return load_backend(backend).state_update(
         state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log

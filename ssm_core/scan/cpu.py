@@ -26,15 +26,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ssm_core.scan import reference
 from ssm_core.scan._arguments import state_dtype
 from ssm_core.scan.reference import softplus
 
 try:
     from ssm_core.scan import _cpu_compiled as compiled
+    from ssm_core.scan import _cpu_step as compiled_step
 except ImportError:  # no Numba, or one that does not work
-    compiled = None  # type: ignore[assignment]
+    compiled = compiled_step = None  # type: ignore[assignment]
 
-__all__ = ["backward", "forward", "saved_shape"]
+__all__ = ["backward", "forward", "saved_shape", "state_update"]
 
 
 def chunk_length(n: int) -> int:
@@ -142,6 +144,30 @@ def backward(
         dbias,
         None if initial_state is None else dstate,
     )
+
+
+def state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+    A_is_log: bool,
+) -> Tensor:
+    """One step in place: compiled where all tensors have one dtype, else in PyTorch."""
+    tensors = (state, x, dt, A, B, C, D, z, dt_bias)
+    alike = all(M is None or M.dtype == state_dtype(x) for M in tensors)
+    if compiled is None or not alike or state_batch_indices is not None:
+        return reference.state_update(
+            state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log
+        )
+    return compiled_step.state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, A_is_log)
 
 
 def _prepare(u, delta, B, C, delta_bias, delta_softplus, dtype):
