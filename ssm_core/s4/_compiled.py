@@ -21,31 +21,34 @@ _SUMS = {"contract", "reassoc"}  # sums in any order, in vector instructions; Na
 
 
 @compiled(nogil=True, fastmath=_SUMS)
-def _advance(u, modes, left, right, before, after, moved):
-    """One channel, one sample: the output without D.
+def _advance(u, modes, left, right, D, before, after, y):
+    """One sample u (H,) of H channels, to y (H,) and the states after it.
 
-    modes (6, n) are the real and imaginary parts of decay, B and 2 C; left and right (r, 2, n)
-    those of the low-rank part; before and after (2 n,) the states as pairs; moved (2, n) is memory
-    to work in.
+    modes (H, 6, n) are the real and imaginary parts of decay, B and 2 C; left and right (H, r, 2, n)
+    those of the low-rank part; before and after (H, 2 n) the states as pairs. No views of rows: each
+    would count its references.
     """
-    n = modes.shape[1]
-    for j in range(n):
-        x, y = np.float64(before[2 * j]), np.float64(before[2 * j + 1])
-        moved[0, j] = modes[0, j] * x - modes[1, j] * y + modes[2, j] * u
-        moved[1, j] = modes[0, j] * y + modes[1, j] * x + modes[3, j] * u
-    for r in range(len(left)):
-        seen = 0.0
+    H, n = modes.shape[0], modes.shape[2]
+    real, imag = np.empty(n), np.empty(n)
+    for h in range(H):
+        sample = np.float64(u[h])
         for j in range(n):
-            seen += right[r, 0, j] * before[2 * j] - right[r, 1, j] * before[2 * j + 1]
-        seen *= 2.0
+            a, b = np.float64(before[h, 2 * j]), np.float64(before[h, 2 * j + 1])
+            real[j] = modes[h, 0, j] * a - modes[h, 1, j] * b + modes[h, 2, j] * sample
+            imag[j] = modes[h, 0, j] * b + modes[h, 1, j] * a + modes[h, 3, j] * sample
+        for r in range(left.shape[1]):
+            seen = 0.0
+            for j in range(n):
+                seen += right[h, r, 0, j] * before[h, 2 * j]
+                seen -= right[h, r, 1, j] * before[h, 2 * j + 1]
+            for j in range(n):
+                real[j] -= left[h, r, 0, j] * (2 * seen)
+                imag[j] -= left[h, r, 1, j] * (2 * seen)
+        total = D[h] * sample
         for j in range(n):
-            moved[0, j] -= left[r, 0, j] * seen
-            moved[1, j] -= left[r, 1, j] * seen
-    total = 0.0
-    for j in range(n):
-        total += modes[4, j] * moved[0, j] - modes[5, j] * moved[1, j]
-        after[2 * j], after[2 * j + 1] = moved[0, j], moved[1, j]
-    return total
+            total += modes[h, 4, j] * real[j] - modes[h, 5, j] * imag[j]
+            after[h, 2 * j], after[h, 2 * j + 1] = real[j], imag[j]
+        y[h] = total
 
 
 @compiled(nogil=True)
@@ -57,13 +60,8 @@ def step_layer(u, before, modes, left, right, D, after, y):
     """
     if not np.isfinite(u).all():
         return False
-    moved = np.empty((2, modes.shape[2]))
     for i in range(u.shape[0]):
-        for h in range(u.shape[1]):
-            out = _advance(
-                np.float64(u[i, h]), modes[h], left[h], right[h], before[i, h], after[i, h], moved
-            )
-            y[i, h] = out + D[h] * u[i, h]
+        _advance(u[i], modes, left, right, D, before[i], after[i], y[i])
     return True
 
 
@@ -86,25 +84,17 @@ def step_network(u, before, systems, blocks, ends, after, y):
     encode_weight, encode_bias, last_weight, last_bias, last_epsilon, decode_weight, decode_bias = (
         ends
     )
-    H, n = D.shape[1], modes.shape[3]
+    H = D.shape[1]
     x, normed = np.empty(H, u.dtype), np.empty(H, u.dtype)
-    mixed, moved = np.empty(2 * H, u.dtype), np.empty((2, n))
+    out, mixed = np.empty(H, u.dtype), np.empty(2 * H, u.dtype)
     for i in range(u.shape[0]):
         _multiply(encode_weight, encode_bias, u[i], x)
         for k in range(len(D)):
             _normalize(x, norm_weight[k], norm_bias[k], epsilon[k], normed)
+            _advance(normed, modes[k], left[k], right[k], D[k], before[k, i], after[k, i], out)
             for h in range(H):
-                out = _advance(
-                    np.float64(normed[h]),
-                    modes[k, h],
-                    left[k, h],
-                    right[k, h],
-                    before[k, i, h],
-                    after[k, i, h],
-                    moved,
-                )
-                normed[h] = _gelu(out + D[k, h] * normed[h])
-            _multiply(mix_weight[k], mix_bias[k], normed, mixed)
+                out[h] = _gelu(out[h])
+            _multiply(mix_weight[k], mix_bias[k], out, mixed)
             for h in range(H):
                 x[h] += mixed[h] * _sigmoid(mixed[H + h])
         _normalize(x, last_weight, last_bias, last_epsilon, normed)
