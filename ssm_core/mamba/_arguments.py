@@ -8,7 +8,7 @@ import torch
 
 from ssm_core._tensors import check_device, check_kind, check_shape, dtype_name
 
-__all__ = ["check_tensor", "check_token_range", "check_tokens"]
+__all__ = ["as_tokens", "check_tensor", "check_token_range"]
 
 
 def check_tensor(
@@ -30,24 +30,25 @@ def check_tensor(
         check_device(value, name, device, "the model")
 
 
-def check_tokens(input_ids: Any, device: torch.device) -> None:
-    """Check that input_ids are integers (b, L) on the device of the model.
+def as_tokens(value: Any, name: str, device: torch.device) -> torch.Tensor:
+    """Check that value is integers (b, L) on the device of the model; uint8 comes back as int64.
 
     Weights on the device meta are somewhere else: who offloads them brings them in when their
     module is called.
     """
-    check_kind(input_ids, "input_ids")
-    if input_ids.dtype not in (torch.int64, torch.int32):
+    check_kind(value, name)
+    if value.dtype not in (torch.int64, torch.int32, torch.uint8):
         raise TypeError(
-            f"input_ids has dtype {dtype_name(input_ids.dtype)}, expected int64 or int32"
+            f"{name} has dtype {dtype_name(value.dtype)}, expected int64, int32 or uint8"
         )
-    check_shape(input_ids, "input_ids", ("b", "L"), (None, None))
+    check_shape(value, name, ("b", "L"), (None, None))
     if device.type != "meta":
-        check_device(input_ids, "input_ids", device, "the model")
+        check_device(value, name, device, "the model")
+    return value.long() if value.dtype == torch.uint8 else value
 
 
 def check_token_range(input_ids: torch.Tensor, size: int) -> None:
-    """Check that every token has a row in the embedding; on a GPU this waits for the tensor."""
+    """Check that every token is in the vocabulary; on a GPU this waits for the tensor."""
     if input_ids.numel():
         low, high = (int(x) for x in torch.aminmax(input_ids))
         if low < 0 or high >= size:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssm_core._checks import as_choice, as_flag, as_int, as_positive, as_step_range
-from ssm_core._tensors import Packing, as_packing
+from ssm_core._tensors import Packing, as_packing, check_finite
 from ssm_core.mamba import _operators
 from ssm_core.mamba._arguments import check_tensor
 from ssm_core.mamba._modules import is_plain, keep_wide, widened
@@ -247,7 +247,8 @@ class Mamba(nn.Module):
             (y, conv_state, ssm_state): the output (b, 1, d_model), and the states that were given.
 
         Raises:
-            ValueError, TypeError: a tensor of the wrong shape, dtype or device.
+            ValueError, TypeError: a tensor of the wrong shape, dtype or device, or (on a CPU) a
+                sample with NaN or infinity, which the state would keep.
         """
         check_tensor(
             hidden_states,
@@ -256,13 +257,14 @@ class Mamba(nn.Module):
             (None, 1, self.d_model),
             device=None,
         )
+        check_finite(hidden_states, "hidden_states")
         cache = InferenceCache(conv_state, ssm_state)
         return self(hidden_states, cache), conv_state, ssm_state
 
     def allocate_inference_cache(
         self,
         batch_size: int,
-        max_seqlen: int,
+        max_seqlen: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> InferenceCache:

@@ -12,7 +12,7 @@ Either kind of key is read from either kind of file. Nothing is unpickled: a fil
 by ``torch.load(weights_only=True)``. Shapes are compared before any number is read.
 
 What a layout has no field for goes to ``generation_config.json``, which the authors' package does
-not read: there ``eos_token_id``. ``transformers`` reads it and finds the rows of the embedding that
+not read: there the tokens that begin, end and fill up a text. ``transformers`` reads it and finds the rows of the embedding that
 are not tokens under ``suppress_tokens``, so that it does not generate them either.
 """
 
@@ -62,6 +62,8 @@ _FIELDS = {
     "tie_embeddings": ("tie_word_embeddings", True),
     "initializer_range": ("initializer_range", 0.1),
     "eos_token_id": ("eos_token_id", 0),
+    "bos_token_id": ("bos_token_id", 0),
+    "pad_token_id": ("pad_token_id", 0),
 }
 _BLOCK_FIELDS = {
     "d_state": ("state_size", 16),
@@ -79,6 +81,8 @@ _BLOCK_FIELDS = {
 # The blocks that transformers has, by model_type: Falcon's divides Δ, B and C by their rms.
 _ARCHITECTURES = {"mamba": "MambaForCausalLM", "falcon_mamba": "FalconMambaForCausalLM"}
 _FALCON_EPSILON = ("mixer_rms_eps", 1e-6)
+
+_SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 # The rows of the embedding are the vocabulary in transformers; a field of our own holds ours.
 _UNPADDED = "unpadded_vocab_size"
@@ -129,8 +133,9 @@ def locate(path: str | os.PathLike[str]) -> tuple[dict[str, Any], pathlib.Path]:
     if "model_type" in published or "hidden_size" in published:
         return _from_transformers(published, config), weights
     generation = weights.parent / _GENERATION
-    ends = _read_json(generation).get("eos_token_id") if generation.is_file() else None
-    return {**_from_state_spaces(published, config), "eos_token_id": ends}, weights
+    special = _read_json(generation) if generation.is_file() else {}
+    tokens = {name: special.get(name) for name in _SPECIAL}
+    return {**_from_state_spaces(published, config), **tokens}, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +348,7 @@ def save(
 def _to_generation(fields, padded_vocab_size):
     """What transformers should know when it generates."""
     padding = list(range(fields["vocab_size"], padded_vocab_size))
-    found = {"eos_token_id": fields["eos_token_id"], "suppress_tokens": padding or None}
+    found = {name: fields[name] for name in _SPECIAL} | {"suppress_tokens": padding or None}
     return {name: value for name, value in found.items() if value is not None}
 
 

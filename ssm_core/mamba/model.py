@@ -5,11 +5,12 @@ Names of modules and of the fields of :class:`MambaConfig` are those of the publ
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,10 +20,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ssm_core._checks import as_choice, as_flag, as_int, as_positive
 from ssm_core._dispatch import is_transformed
-from ssm_core._tensors import Packing, as_device, as_packing
+from ssm_core._tensors import Packing, as_device, as_packing, read_boundaries
 from ssm_core.mamba import _operators, checkpoint, generation
-from ssm_core.mamba._arguments import check_token_range, check_tokens
+from ssm_core.mamba._arguments import as_tokens, check_token_range
 from ssm_core.mamba._modules import is_plain, widened
+from ssm_core.mamba._stepping import MambaStepper
 from ssm_core.mamba.block import InferenceCache, Mamba
 
 __all__ = ["MambaConfig", "MambaLM"]
@@ -53,11 +55,12 @@ class MambaConfig:
         fused_add_norm: ignored; in the package of the paper's authors it chooses a kernel. Accepted
             so that published configurations load, and written again.
         pad_vocab_size_multiple: the embedding has ``vocab_size`` rows rounded up to this. The
-            rows on top are not tokens, and ``generate`` never returns them.
+            rows on top are not tokens: they are refused in the input, and the logits leave them out.
         tie_embeddings: the head shares the matrix of the embedding.
         initializer_range: standard deviation of the embedding at the start.
         rescale_prenorm_residual: start ``out_proj`` smaller by the root of ``n_layer``.
         eos_token_id: the token or tokens that end a text, where known.
+        bos_token_id, pad_token_id: the tokens that begin and fill up a text, where known.
 
     Raises:
         ValueError, TypeError: a field out of its range, of the wrong kind, or an option in
@@ -85,6 +88,8 @@ class MambaConfig:
     initializer_range: float = 0.02
     rescale_prenorm_residual: bool = True
     eos_token_id: int | list[int] | None = None
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
         for names, check in _FIELD_CHECKS.items():
@@ -103,7 +108,7 @@ class MambaConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding and columns of the logits."""
+        """Rows of the embedding, and of the head."""
         multiple = self.pad_vocab_size_multiple
         return -(-self.vocab_size // multiple) * multiple
 
@@ -122,11 +127,15 @@ def _as_ssm_cfg(value, name):
     return dict(value)
 
 
+def _as_token(value, name):
+    return None if value is None else as_int(value, name, low=0)
+
+
 def _as_tokens(value, name):
     """None, a token, or a list of tokens."""
     if isinstance(value, (list, tuple)):
         return [as_int(token, name, low=0) for token in value]
-    return None if value is None else as_int(value, name, low=0)
+    return _as_token(value, name)
 
 
 _FIELD_CHECKS = {
@@ -141,6 +150,7 @@ _FIELD_CHECKS = {
     ): as_flag,
     ("ssm_cfg",): _as_ssm_cfg,
     ("eos_token_id",): _as_tokens,
+    ("bos_token_id", "pad_token_id"): _as_token,
 }
 
 
@@ -207,23 +217,25 @@ class MambaLM(nn.Module):
         """Return the logits of the token that follows each position.
 
         Args:
-            input_ids (int64 or int32): tokens (b, L).
+            input_ids (int64, int32 or uint8): tokens (b, L).
             cache: as ``allocate_inference_cache`` makes it, changed in place: a text in pieces
                 gives the logits of one pass. No gradient flows between pieces.
             cu_seqlens (int32): boundaries (sequences + 1,) of texts packed into one row (b = 1); no
                 text sees another. A cache then has one row per text.
-            num_last_tokens: logits of that many last positions only; 0 is all of them.
+            num_last_tokens: logits of that many last positions only; 0 is all of them. Of packed
+                texts these are the last positions of each, which has at least so many.
 
         Returns:
-            (dtype of the weights): logits (b, L or num_last_tokens, padded vocabulary), as a
-            tensor. Other packages return an object with this tensor as its field ``logits``.
+            (dtype of the weights): logits (b, L or num_last_tokens, vocabulary), of packed texts
+            with ``num_last_tokens`` (sequences, num_last_tokens, vocabulary), as a tensor. Other
+            packages return an object with this tensor as its field ``logits``, and with columns
+            for the rows that only fill up the embedding.
 
         Raises:
             ValueError, TypeError: wrong shapes, dtypes, devices, boundaries, or (on a CPU) tokens
                 outside the vocabulary.
         """
-        table = self.backbone.embedding.weight
-        check_tokens(input_ids, table.device)
+        input_ids = as_tokens(input_ids, "input_ids", self.backbone.embedding.weight.device)
         last = as_int(num_last_tokens, "num_last_tokens", low=0)
         if cache is not None and (not isinstance(cache, dict) or len(cache) != self.config.n_layer):
             raise TypeError(
@@ -236,88 +248,140 @@ class MambaLM(nn.Module):
         if input_ids.device.type == "cpu" and not (
             torch.compiler.is_compiling() or is_transformed()
         ):
-            check_token_range(input_ids, table.shape[0])
+            check_token_range(input_ids, self.config.vocab_size)
         hidden = self.backbone(input_ids, cache, packing, self.gradient_checkpointing)
-        return self.lm_head(hidden[:, -last:] if last else hidden)
+        if last and packing is not None:
+            hidden = hidden[0, _last_places(packing, last)]  # (sequences, last, d_model)
+        elif last:
+            hidden = hidden[:, -last:]
+        return self._logits(hidden)
+
+    def _logits(self, hidden):
+        """Logits (..., vocabulary), in one piece, without the rows that only fill up the head."""
+        size = self.config.vocab_size
+        if self.config.padded_vocab_size == size:
+            return self.lm_head(hidden)
+        if is_plain(self.lm_head, nn.Linear) and self.lm_head.bias is None:
+            return functional.linear(hidden, self.lm_head.weight[:size])
+        return self.lm_head(hidden)[..., :size].contiguous()
 
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | Sequence[Tensor],
         max_new_tokens: int,
         *,
+        attention_mask: Tensor | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
         eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        stop_strings: str | bytes | Sequence[str | bytes] | None = None,
+        tokenizer: Any = None,
+        cache: dict[int, Any] | None = None,
+        return_logprobs: bool = False,
+        streamer: Any = None,
         generator: torch.Generator | None = None,
         cuda_graph: bool | None = None,
-    ) -> Tensor:
-        """Continue texts: the prompt through the scan, then one step per token.
+    ) -> Any:
+        """Continue texts: the prompts through the scan, then one step per token.
 
-        Memory and time per token do not depend on how long the text is. On a GPU the step is
-        captured in a CUDA graph, and the graph is kept for the next call with the same batch size,
-        if the model is made of plain modules. A model with adapters, hooks or other modules in it
-        takes its steps one by one.
+        Memory and time per token do not depend on how long the text is. Prompts of several lengths
+        are packed into one row, so each text comes out as it does alone. On a GPU the step is
+        captured in a CUDA graph, and the graph is kept for the next call with the same batch size;
+        on a CPU with Numba it is compiled. Both need a model that is made of plain modules: one
+        with adapters, hooks or other modules in it takes its steps in PyTorch.
 
         Args:
-            input_ids (int64 or int32): prompts of one length (b, L), L at least 1.
+            input_ids (int64, int32 or uint8): prompts of one length (b, L), L at least 1; or a list
+                of prompts (L,), each with a length of its own.
             max_new_tokens: how many tokens to add, 0 or more.
+            attention_mask: 1 for the tokens of prompts (b, L), 0 for what fills them up on the left
+                or on the right; None if nothing does.
             temperature: 0 takes the most likely token; above 0, logits are divided by it and a
                 token is drawn.
-            top_k: draw from the k most likely tokens only.
-            top_p: draw from the fewest tokens whose probability is at least this, in (0, 1].
-            eos_token_id: a row ends with one of these and is filled up with it; generation stops
-                when every row has ended.
+            top_k, top_p, min_p: as for :func:`ssm_core.mamba.sample`.
+            repetition_penalty: logits of tokens that the prompt or the new text holds are divided by
+                this where they are above 0, and multiplied where they are below; 1 leaves them.
+            eos_token_id: a row ends with one of these; generation stops when every row has ended.
+            pad_token_id: fills rows that have ended; None repeats the token that ended them.
+            stop_strings: a row ends, too, where its new text holds one of these.
+            tokenizer: has a method ``decode`` that turns a list of tokens into the text in which
+                ``stop_strings`` are looked for; without it, tokens are bytes.
+            cache: as ``allocate_inference_cache`` makes it: the state before the prompts, changed
+                in place. It then has read each text but for the last token, with which the prompt
+                of the next call begins: ``generate(text[:, -1:], 20, cache=cache)`` goes on.
+            return_logprobs: return the log-probabilities of the new tokens too, those of the model
+                itself, without penalty, temperature and selection.
+            streamer: gets the prompt, then the tokens of each step, by its method ``put``, and
+                ``end()``, as the streamers of transformers.
             generator: source of chance, on the device of the model.
             cuda_graph: capture the step; None does so on CUDA devices where the model is plain.
 
         Returns:
-            (dtype of ``input_ids``): prompt and new tokens (b, L + new), each below ``vocab_size``.
+            ``input_ids`` and new tokens (b, L + new), each below ``vocab_size``, in the dtype of
+            ``input_ids`` (int64 for uint8); a list of texts (L + new,) for a list, each up to its
+            end. With ``return_logprobs`` a pair, the second (b, new) with 0 in rows that have
+            ended, or a list of (new,).
 
         Raises:
             ValueError, TypeError: a wrong argument, which the message names.
+
+        Source of the penalty: Keskar and others, "CTRL: A Conditional Transformer Language Model for
+        Controllable Generation" (2019), section 4.1, with the sign rule of transformers.
         """
-        new = self.stream(
-            input_ids,
-            max_new_tokens,
+        options = generation.Options(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
             eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            stop_strings=stop_strings,
+            tokenizer=tokenizer,
             generator=generator,
             cuda_graph=cuda_graph,
         )
-        return torch.cat([input_ids, *(tokens[:, None] for tokens in new)], dim=1)
+        return generation.generate(
+            self,
+            input_ids,
+            attention_mask,
+            max_new_tokens,
+            options,
+            cache=cache,
+            return_logprobs=return_logprobs,
+            streamer=streamer,
+        )
 
     def stream(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | Sequence[Tensor],
         max_new_tokens: int,
         *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        eos_token_id: int | list[int] | None = None,
-        generator: torch.Generator | None = None,
-        cuda_graph: bool | None = None,
+        attention_mask: Tensor | None = None,
+        cache: dict[int, Any] | None = None,
+        **options: Any,
     ) -> Iterator[Tensor]:
-        """Yield the tokens (b,) of each step as they come; arguments as for :meth:`generate`."""
-        return generation.stream(
-            self,
-            input_ids,
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            eos_token_id=eos_token_id,
-            generator=generator,
-            cuda_graph=cuda_graph,
-        )
+        """Yield the tokens (b,) of each step as they come; arguments as for :meth:`generate`.
+
+        The loop may be left at any token: a cache then has read all but the last one. A text of one
+        row becomes readable by :func:`ssm_core.mamba.stream_text`.
+        """
+        prompts = generation.read_prompts(input_ids, attention_mask, self)
+        steps = generation.run(self, prompts, max_new_tokens, generation.Options(**options), cache)
+        return (step.tokens for step in steps)
+
+    def stepper(self) -> MambaStepper:
+        """The model as it is now, ready to read one token at a time: see :class:`MambaStepper`."""
+        return MambaStepper(copy.deepcopy(self).eval().requires_grad_(False))
 
     def allocate_inference_cache(
         self,
         batch_size: int,
-        max_seqlen: int,
+        max_seqlen: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> dict[int, InferenceCache]:
@@ -378,8 +442,8 @@ class MambaLM(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], layout: str = "transformers") -> None:
         """Write ``config.json`` and the weights; an interrupted call leaves no half-written file.
 
-        ``generation_config.json`` comes with them: the tokens that end a text, and for transformers
-        the rows of the embedding that are not tokens. A head that differs from the embedding is
+        ``generation_config.json`` comes with them: the tokens that begin, end and fill up a text, and
+        for transformers the rows of the embedding that are not tokens. A head that differs from the embedding is
         written, and the configuration says so, whatever ``tie_embeddings`` says. The layout
         "state-spaces" has no field for ``initializer_range`` and ``rescale_prenorm_residual``,
         which concern the start of training only.
@@ -483,6 +547,20 @@ def _equal(a, b):
     if a.is_meta or b.is_meta:
         return a.is_meta and b.is_meta
     return a.shape == b.shape and torch.equal(a, b.to(a))
+
+
+def _last_places(packing, last):
+    """Indices (sequences, last) of the last tokens of each packed text."""
+    cu_seqlens = packing.cu_seqlens
+    if not torch.compiler.is_compiling():
+        bounds = read_boundaries(cu_seqlens)
+        shortest = min(stop - start for start, stop in zip(bounds, bounds[1:]))
+        if shortest < last:
+            raise ValueError(
+                f"num_last_tokens is {last}, expected at most the length of the shortest text, "
+                f"{shortest}"
+            )
+    return cu_seqlens[1:, None] - torch.arange(last, 0, -1, device=cu_seqlens.device)
 
 
 class Backbone(nn.Module):

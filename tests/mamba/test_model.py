@@ -46,9 +46,9 @@ def test_the_model_is_a_sum_of_blocks_on_normed_sums():
         x = x + layer.mixer(norm(x, layer.norm.weight))
     with torch.no_grad():
         model.backbone.norm_f.weight.normal_()
-    expected = norm(x, model.backbone.norm_f.weight) @ model.lm_head.weight.T
+    expected = norm(x, model.backbone.norm_f.weight) @ model.lm_head.weight[:V].T
     close(model(ids), expected)
-    assert expected.shape == (2, 11, 32)
+    assert expected.shape == (2, 11, V)
 
 
 def test_layer_norm():
@@ -66,7 +66,7 @@ def test_layer_norm():
 
     layer = model.backbone.layers[0]
     x = x + layer.mixer(normed(x, layer.norm))
-    close(model(ids), normed(x, model.backbone.norm_f) @ model.lm_head.weight.T)
+    close(model(ids), normed(x, model.backbone.norm_f) @ model.lm_head.weight[:V].T)
 
 
 @pytest.mark.parametrize("pieces", [[11], [1] * 11, [5, 6], [3, 1, 7]])
@@ -95,6 +95,39 @@ def test_packed_texts_do_not_see_each_other():
 def test_last_tokens_only():
     model, ids = make(), text()
     close(model(ids, num_last_tokens=3), model(ids)[:, -3:])
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_last_tokens_of_each_packed_text(last):
+    model, ids = make(), text(b=1)
+    bounds = torch.tensor([0, 4, 7, 11], dtype=torch.int32)
+    got = model(ids, cu_seqlens=bounds, num_last_tokens=last)
+    want = [model(ids[:, i:j], num_last_tokens=last) for i, j in zip(bounds, bounds[1:])]
+    close(got, torch.cat(want))
+    assert got.shape == (3, last, V)
+    with pytest.raises(ValueError, match="num_last_tokens is 4, expected at most .* text, 3"):
+        model(ids, cu_seqlens=bounds, num_last_tokens=4)
+
+
+def test_logits_are_those_of_the_vocabulary_in_one_piece():
+    for model in (make(), make(tie_embeddings=False), make(pad_vocab_size_multiple=1)):
+        ids = text()
+        logits = model(ids)
+        assert logits.shape == (2, 11, V) and logits.is_contiguous()
+        plain = logits.clone()
+        model.lm_head.register_forward_hook(lambda module, inputs, y: 1 * y)  # not past the hook
+        logits = model(ids)
+        close(logits, plain)
+        assert logits.is_contiguous()
+        logits.sum().backward()
+        assert not model.lm_head.weight.grad[V:].any() or model.config.tie_embeddings
+
+
+def test_bytes_are_tokens():
+    model, ids = make(), text()
+    assert torch.equal(model(ids.to(torch.uint8)), model(ids))
+    out = model.generate(ids.to(torch.uint8), 4)
+    assert out.dtype == torch.int64 and torch.equal(out, model.generate(ids, 4))
 
 
 def test_recomputing_changes_memory_and_no_gradient():
@@ -420,9 +453,9 @@ def test_a_configuration_does_not_change():
         (
             {"input_ids": text() - 9},
             ValueError,
-            "input_ids holds -.*, expected tokens from 0 to 31",
+            "input_ids holds -.*, expected tokens from 0 to 28",
         ),
-        ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 31"),
+        ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 28"),
         ({"num_last_tokens": -1}, ValueError, "num_last_tokens is -1"),
         ({"cache": [1]}, TypeError, "cache is a list, expected the dict"),
         ({"cache": {0: None}}, TypeError, "one entry per block"),
@@ -443,7 +476,7 @@ def test_bad_input_is_named(arguments, error, message):
     ("arguments", "error", "message"),
     [
         ({"input_ids": text(L=0)}, ValueError, "input_ids has length 0"),
-        ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 31"),
+        ({"input_ids": text() + 9}, ValueError, "expected tokens from 0 to 28"),
         ({"max_new_tokens": -1}, ValueError, "max_new_tokens is -1"),
         ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens is 2.5"),
         ({"temperature": -1}, ValueError, "temperature is -1"),

@@ -192,7 +192,7 @@ def test_a_model_in_every_way(data, b, L, seed):
     model = data.draw(models())
     ids = text(model, b, L, seed)
     want = model(ids)
-    assert want.shape == (b, L, model.config.padded_vocab_size)
+    assert want.shape == (b, L, model.config.vocab_size)
     cache = model.allocate_inference_cache(b, 0)
     with torch.no_grad():
         close(torch.cat([model(x, cache) for x in ids.split(cut(data.draw, L), 1)], 1), want)
