@@ -105,6 +105,7 @@ def test_settle_right(answer, accepts):
         (lambda k, m, e: 2 * np.sqrt(k * m), "the critical friction, the fastest without"),
         (lambda k, m, e: settle_by_formula(k, m, e) / 2, "factor 2 is missing"),
         (lambda k, m, e: settle_by_formula(k, m, e) / m, "multiply by the mass"),
+        (lambda k, m, e: 0.8 * 2 * np.sqrt(k * m), "the same friction for every tolerance"),
         (lambda k, m, e: 1e-9, "count the last moment outside"),
         (
             lambda k, m, e: 2 * np.sqrt(k * m) / np.hypot(1, 2 * np.pi / np.log(e)),
