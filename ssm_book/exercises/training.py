@@ -56,7 +56,7 @@ def check_share_without_order(share_without_order):
             abs(got - want) < 0.004,
             f"share_without_order({tokens}, {kinds}) is {got:.4f}; expected {want:.4f}. {why}",
         )
-    passed("what the order is worth: everything above this share")
+    passed("the best score without any order")
 
 
 def _number(answer, name, what):
