@@ -27,7 +27,7 @@ from ssm_core.s4.recurrence import Recurrence, check_system, check_tensor
 
 __all__ = ["Diagonal", "s4d_modes"]
 
-_METHODS = "zoh", "bilinear"
+RULES = "zoh", "bilinear"
 
 
 def s4d_modes(init: str, N: int) -> np.ndarray:
@@ -121,7 +121,7 @@ class Diagonal:
     method: str
 
     def __post_init__(self) -> None:
-        as_choice(self.method, "method", _METHODS)
+        as_choice(self.method, "method", RULES)
         check_system(self.Lambda, self.B, self.C, self.dt)
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ once and returns the result as an object of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -40,8 +41,10 @@ from ssm_core._tensors import (
     read_boundaries,
     widest_float,
 )
+from ssm_core.lti import ContinuousSSM, DiscreteSSM
+from ssm_core.s4.conversion import modes_of, real_matrices
 from ssm_core.s4.convolution import convolve
-from ssm_core.s4.diagonal import Diagonal, s4d_modes
+from ssm_core.s4.diagonal import RULES, Diagonal, s4d_modes
 from ssm_core.s4.dplr import DPLR, dplr
 from ssm_core.s4.packed import groups, packed
 from ssm_core.s4.recurrence import Stepper, check_intervals, check_signal, check_state
@@ -327,6 +330,61 @@ class _Layer(nn.Module):
             device=self.D.device,
         )
 
+    # --- as systems of single channels ---
+
+    def to_discrete(self, channel: int) -> DiscreteSSM:
+        """One channel as it steps now, a system of real matrices in NumPy: poles, deployment.
+
+        Args:
+            channel (int): from 0 to d_model - 1
+
+        Returns:
+            DiscreteSSM of N = d_state, with the Δ of the channel as its ``dt``. Its output is that
+            of the layer, D included: both are in the time convention of
+            :class:`ssm_core.lti.DiscreteSSM`, in which the new state has seen the new input.
+
+        Raises:
+            ValueError: a channel that is not there, or a bidirectional layer
+
+        Example:
+            >>> import torch
+            >>> from ssm_core.s4 import S4D
+            >>> layer, u = S4D(d_model=2, d_state=8), torch.randn(1, 50, 2)
+            >>> y, _ = layer.to_discrete(1).recurrence(u[0, :, 1])
+            >>> torch.allclose(torch.tensor(y).float(), layer(u)[0, :, 1], atol=1e-5)
+            True
+        """
+        channel = self._as_channel(channel)
+        with torch.no_grad(), no_autocast(self.D.device):
+            steps, dt = self._system().discretize(), self._step_size()[channel].item()
+        left, right = (None if x is None else x[channel] for x in (steps.left, steps.right))
+        modes = steps.decay[channel], steps.B[channel], steps.C[0, channel]
+        A, B, C = real_matrices(*modes, left, right, real=self.frequency is None)
+        return DiscreteSSM(A, B, C, self.D[channel].item(), dt)
+
+    def to_continuous(self, channel: int) -> ContinuousSSM:
+        """One channel before it is discretized, a system of real matrices in NumPy.
+
+        Discretized with the Δ of the channel by the layer's rule (bilinear for S4) it is
+        ``to_discrete(channel)``. Arguments and errors as there.
+        """
+        channel = self._as_channel(channel)
+        with torch.no_grad(), no_autocast(self.D.device):
+            system = self._system()
+        P = system.P[channel] if isinstance(system, DPLR) else None
+        modes = system.Lambda[channel], system.B[channel], system.C[0, channel]
+        A, B, C = real_matrices(
+            *modes, P, None if P is None else P.conj(), real=self.frequency is None
+        )
+        return ContinuousSSM(A, B, C, self.D[channel].item())
+
+    def _as_channel(self, channel: int) -> int:
+        self._check_causal()
+        channel = as_int(channel, "channel", low=0)
+        if channel >= self.d_model:
+            raise ValueError(f"channel is {channel}, expected one from 0 to {self.d_model - 1}")
+        return channel
+
     def _check_causal(self) -> None:
         if self.bidirectional:
             raise ValueError(
@@ -461,8 +519,59 @@ class S4D(_Layer):
             d_model, d_state, bidirectional=bidirectional, dt_min=dt_min, dt_max=dt_max
         )
         self.init = init
-        self.discretization = as_choice(discretization, "discretization", ("zoh", "bilinear"))
+        self.discretization = as_choice(discretization, "discretization", RULES)
         self._make_parameters(device, dtype)
+
+    @classmethod
+    def from_ssm(
+        cls,
+        systems: ContinuousSSM | DiscreteSSM | Sequence[ContinuousSSM | DiscreteSSM],
+        dt: float | None = None,
+        *,
+        discretization: str = "zoh",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> S4D:
+        """A layer whose channels are given systems, to begin training with or to run in a network.
+
+        Args:
+            systems: one system of one input and one output per channel, or a single one. A is real
+                and diagonalizable, its eigenvalues decay.
+            dt (float): step between samples in the unit of time of a ContinuousSSM; None for a
+                DiscreteSSM, which has its own
+            discretization (str): zoh | bilinear. A ContinuousSSM gives the outputs of
+                ``system.discretize(dt, discretization)``, a DiscreteSSM its own with either.
+            device, dtype: of the parameters; float64 keeps all digits
+
+        Raises:
+            ValueError: a system with several inputs or outputs, with complex matrices, that is not
+                stable or not diagonalizable, or for zoh the eigenvalue 0 of a pure delay
+            TypeError:  something that is not a system, or no ``dt`` for a ContinuousSSM
+
+        Example:
+            >>> import torch
+            >>> from ssm_core.lti import DiscreteSSM
+            >>> from ssm_core.s4 import S4D
+            >>> layer = S4D.from_ssm(DiscreteSSM(0.5, 0.5, 1.0, dt=1.0))  # an average that fades
+            >>> layer(torch.tensor([8.0, 8.0, 0.0])[None, :, None])[0, :, 0].detach().round(decimals=4)
+            tensor([4., 6., 3.])
+        """
+        channels = modes_of(systems, dt, as_choice(discretization, "discretization", RULES))
+        n = len(channels[0].Lambda)
+        layer = cls(len(channels), 2 * n, discretization=discretization, device=device, dtype=dtype)
+        Lambda, B, C, D, steps = (np.stack(values) for values in zip(*channels))
+        values = {
+            "log_dt": np.log(steps),
+            "log_decay": np.log(-Lambda.real),
+            "frequency": Lambda.imag,
+            "B": _pairs(B),
+            "C": _pairs(C)[None],
+            "D": D,
+        }
+        with torch.no_grad():
+            for name, value in values.items():
+                getattr(layer, name).copy_(torch.as_tensor(value))
+        return layer
 
     def _start(self) -> dict[str, np.ndarray | None]:
         modes = s4d_modes(self.init, self.d_state)
