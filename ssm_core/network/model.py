@@ -49,7 +49,7 @@ class SequenceModel(nn.Module):
     model pools or looks ahead.
 
     **Training.** Small data sets are learned well by two to four blocks of 64 channels, dropout of
-    0.1 and ``torch.optim.AdamW(parameter_groups(model, lr=0.005, weight_decay=0.05))`` with a
+    0.1 and ``torch.optim.AdamW(parameter_groups(model, lr=0.01, weight_decay=0.05))`` with a
     one-cycle schedule. Standardize each input channel first. ``benchmarks/classification.py`` is a
     whole training script. For a few hundred long series MiniRocket is better and far cheaper.
 

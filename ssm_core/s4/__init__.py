@@ -14,12 +14,17 @@ as well; :func:`ssm_core.optim.parameter_groups` sorts their parameters for an o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssm_core.s4.diagonal import Diagonal, s4d_modes
 from ssm_core.s4.dplr import DPLR, dplr
 from ssm_core.s4.layer import S4, S4D
 from ssm_core.s4.recurrence import Recurrence, Stepper
+
+if TYPE_CHECKING:  # where the function below finds them
+    from ssm_core.network import Block as Block
+    from ssm_core.network import ModelStepper as ModelStepper
+    from ssm_core.network import SequenceModel as SequenceModel
 
 __all__ = ["DPLR", "S4", "S4D", "Diagonal", "Recurrence", "Stepper", "dplr", "s4d_modes"]
 

@@ -383,3 +383,36 @@ def test_bad_input_is_named(arguments, error, message):
 def test_a_step_takes_one_sample():
     with pytest.raises(ValueError, match=r"hidden_states has shape \(2, 11, 6\)"):
         make().step(signal(), *CACHE)
+
+
+def test_the_state_is_returned_beside_the_output():
+    """As S4 does it: the cache that was given stays as it is, and gradients flow through states."""
+    model, hidden = make(), signal()
+    want = model(hidden)
+    first, state = model(hidden[:, :6], return_state=True)
+    kept = [x.clone() for x in state]
+    rest, last = model(hidden[:, 6:], state, return_state=True)
+    torch.testing.assert_close(torch.cat([first, rest], 1), want)
+    assert all(torch.equal(x, y) for x, y in zip(state, kept))
+    cache = model.allocate_inference_cache(2, 11)
+    model(hidden, cache)
+    for x, y, start in zip(last, cache, model.default_state(2)):
+        torch.testing.assert_close(x, y)
+        assert start.shape == y.shape and not start.any()
+    with torch.no_grad():
+        start = model.default_state(2)
+        out, state = model(hidden[:, :1], start, return_state=True)
+        assert not any(x.any() for x in start)
+        torch.testing.assert_close(out, want[:, :1])
+        for x, right in zip(state, model(hidden[:, :1], return_state=True)[1]):
+            torch.testing.assert_close(x, right)
+
+    given = signal(seed=2).requires_grad_()
+    gradients = []
+    for whole in (True, False):
+        if whole:
+            y = model(given)[:, 6:]
+        else:
+            y = model(given[:, 6:], model(given[:, :6], return_state=True)[1])
+        gradients.append(torch.autograd.grad(y.square().sum(), given)[0])
+    torch.testing.assert_close(*gradients)
