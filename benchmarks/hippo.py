@@ -38,7 +38,7 @@ def run():
             "band_limit_hz": CUTOFF,
             "rms": RMS,
             "threads": 1,
-            "compiled": legs_update.njit is not None,
+            "compiled": legs_update.compiled is not None,
         },
         "checks": checks,
         "steps_per_second": steps_per_second,
@@ -104,8 +104,8 @@ def _dense_run(columns, B, u):
     return x
 
 
-if legs_update.njit is not None:
-    _dense_run = legs_update.njit(_dense_run)
+if legs_update.compiled is not None:
+    _dense_run = legs_update.compiled()(_dense_run)
 
 
 def _last_legt(u, dt, block):

@@ -23,7 +23,16 @@ NETWORKS = {
 
 def rows():
     """All rows of the table, as text."""
-    return [*_orders(), *_memory(), *_scan(), *_s4(), *_trained(), *_tasks(), *_generation()]
+    return [
+        *_orders(),
+        *_memory(),
+        *_uneven(),
+        *_scan(),
+        *_s4(),
+        *_trained(),
+        *_tasks(),
+        *_generation(),
+    ]
 
 
 def _row(measured, result, name, chapter):
@@ -60,6 +69,29 @@ def _memory():
         yield _row(
             f"{words}, million samples a second",
             f"{middle:.2g} ({low:.2g} to {high:.2g})",
+            name,
+            "hippo",
+        )
+
+
+def _uneven():
+    name = "uneven-cpu"
+    stored = measurements(name)
+    yield _row(
+        "50,000 uneven steps of LegT, N 32, an exponential for each step takes",
+        _times(stored["simulate"]["times_faster"]),
+        name,
+        "discretization",
+    )
+    for rule, words in (
+        ("foh", "straight lines"),
+        ("zoh", "held"),
+        ("even_taken", "times ignored"),
+    ):
+        error = stored["relative_error"][rule]
+        yield _row(
+            f"LegS over 2,000 uneven samples, {words}, relative error",
+            f"{error['median']:.2g} ({error['min']:.2g} to {error['max']:.2g})",
             name,
             "hippo",
         )
