@@ -121,7 +121,7 @@ class Memory:
 
     @property
     def state(self) -> dict[str, RealArray]:
-        """All that a memory needs to go on from here: arrays, which ``np.savez`` takes as they are.
+        """The arrays that a memory needs to go on from here, which ``np.savez`` takes as they are.
 
         ``x`` (N, channels) are the coefficients, ``last`` (channels,) is the newest sample, ``span``
         holds the times at which the memory begins and where it is, in samples if there is a ``dt``;
