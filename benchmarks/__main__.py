@@ -8,7 +8,17 @@ import pathlib
 import benchmarks
 from benchmarks import record
 
-BENCHMARKS = ("calls", "duality", "generation", "hippo", "s4", "scan", "scan_sweep", "uneven")
+BENCHMARKS = (
+    "calls",
+    "classification",
+    "duality",
+    "generation",
+    "hippo",
+    "s4",
+    "scan",
+    "scan_sweep",
+    "uneven",
+)
 
 
 def main():

@@ -21,6 +21,8 @@ _PACKAGES = (
     "mamba-ssm",
     "mambapy",
     "accelerated-scan",
+    "aeon",
+    "scikit-learn",
 )
 
 

@@ -5,6 +5,7 @@ python tools/measurement_table.py             write book/benchmarks.csv
 
 import csv
 import pathlib
+import statistics
 
 from ssm_book.data import measurements
 
@@ -31,6 +32,7 @@ def rows():
         *_s4(),
         *_trained(),
         *_tasks(),
+        *_classification(),
         *_generation(),
     ]
 
@@ -190,6 +192,18 @@ def _tasks():
                 name,
                 "training",
             )
+
+
+def _classification():
+    name = "classification-cpu"
+    for row in measurements(name)["rows"]:
+        scores = [statistics.median(found["accuracy"]) for found in row["contenders"].values()]
+        yield _row(
+            f"accuracy on {row['data']}: MiniRocket, S4D, Mamba, LSTM",
+            ", ".join(f"{100 * score:.0f} %" for score in scores),
+            name,
+            "s4",
+        )
 
 
 def _generation():
