@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -11,9 +12,15 @@ tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
 from ssm_core.mamba import MambaConfig, MambaLM
+from ssm_core.mamba import __main__ as command
 from ssm_core.mamba.__main__ import main
 
 PROMPT = "Mé–雨🌧 go"  # no two bytes are the same
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    monkeypatch.setattr(command, "_PATIENCE", 600.0)
 
 
 @pytest.fixture
@@ -73,7 +80,71 @@ def test_the_text_comes_bit_by_bit(folder, monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", Screen())
     assert generate(folder, "--max-new-tokens", "25") == 0
-    assert pieces.count(None) >= 26  # every token is shown when it is there
+    said = [piece for piece in pieces if piece]
+    assert len(said) > 15 and said[0] == PROMPT  # each character is shown when it is there
+    before = [pieces[:i].count(None) for i, piece in enumerate(pieces) if piece]
+    assert before == list(range(len(said)))  # and nothing waits for the next
+
+
+def as_bytes(folder, **options):
+    """Make the model one of bytes, without a tokenizer."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    model = MambaLM(MambaConfig(16, 2, **{"vocab_size": 256, "tie_embeddings": False} | options))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_a_model_of_bytes_needs_no_tokenizer(folder, capsys):
+    model = as_bytes(folder)
+    assert generate(folder, "--max-new-tokens", "40") == 0
+    want = model.generate(torch.tensor([list(PROMPT.encode())]), 40)[0].tolist()
+    assert capsys.readouterr().out == bytes(want).decode(errors="replace") + "\n"
+    with_end = bytes(want[: len(PROMPT.encode()) + 11])
+    stop = with_end[-1:].decode("latin-1")
+    if stop.isascii():
+        assert generate(folder, "--max-new-tokens", "40", "--stop", stop) == 0
+        assert capsys.readouterr().out.endswith(stop + "\n")
+
+
+def test_other_models_need_one(folder, capsys):
+    as_bytes(folder, vocab_size=257)
+    assert generate(folder) == 1
+    err = capsys.readouterr().err
+    assert "error: tokenizer.json does not exist beside the weights, expected the" in err
+    assert "as its 257 tokens are not bytes" in err
+
+
+def test_a_first_token_that_takes_long_is_explained(folder, capsys, monkeypatch):
+    repeat(folder)
+    monkeypatch.setattr(command, "_PATIENCE", 0.0)
+    real = MambaLM.stream
+
+    def slow(*arguments, **options):
+        for token in real(*arguments, **options):
+            time.sleep(0.2)
+            yield token
+
+    monkeypatch.setattr(MambaLM, "stream", slow)
+    assert generate(folder, "--max-new-tokens", "2") == 0
+    out, err = capsys.readouterr()
+    assert "the first run on a machine also compiles" in err and out.startswith(PROMPT)
+
+
+def test_text_ends_at_a_stop_string(folder, capsys):
+    repeat(folder)
+    assert generate(folder, "--max-new-tokens", "200", "--stop", "雨🌧", "--stop", "xyz") == 0
+    assert capsys.readouterr().out == f"{PROMPT}\nMé–雨🌧\n"
+
+
+def test_the_help_says_what_is_needed(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert done.value.code == 0
+    for words in ("tokenizer.json", "bytes", "Nothing is downloaded", "example: python -m"):
+        assert words in shown
 
 
 def test_draws_repeat_with_their_seed(folder, capsys):
@@ -88,7 +159,6 @@ def test_draws_repeat_with_their_seed(folder, capsys):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist, expected the"),
         (
             lambda f: (f / "tokenizer.json").write_text("{}", encoding="utf-8"),
             "tokenizer.json is not a tokenizer",
