@@ -98,7 +98,7 @@ def test_the_scripts_name_no_other_address():
 @pytest.fixture
 def run():
     function = runpy.run_path(str(FOLDER / "cells.py"))["run"]
-    return lambda code, name="cell 1": json.loads(function(code, name))
+    return lambda code, name="cell 1", **how: json.loads(function(code, name, **how))
 
 
 def test_cells_share_their_names_and_show_what_a_notebook_shows(run):
@@ -130,12 +130,55 @@ def test_an_error_is_told_as_python_tells_it(run):
     assert run("print(1)") == [["text", "1\n"]]
 
 
+def test_an_answer_sees_the_cells_and_leaves_nothing_behind(run):
+    run("a = 6")
+    assert run("b = a * 7\ndef f():\n    return b\nf()", "Exercise 1", alone=True) == [
+        ["text", "42\n"]
+    ]
+    assert run("'b' in globals(), 'f' in globals()") == [["text", "(False, False)\n"]]
+    assert run("a = 7", alone=True) == [] and run("a") == [["text", "6\n"]]
+
+
+def test_a_wrong_answer_gets_the_words_of_its_check(run):
+    check = "from ssm_book.exercises import check_weight\n"
+    ((kind, told),) = run(f"{check}check_weight(lambda half_life, dt: 0.5)", alone=True)
+    assert kind == "verdict" and told.startswith("weight(20, 1) is 0.5.")
+    right = f"{check}check_weight(lambda half_life, dt: 1 - 0.5 ** (dt / half_life))"
+    ((kind, told),) = run(right, alone=True)
+    assert kind == "text" and told.startswith("✓ ")
+    assert run("assert False, 'my own'")[0][0] == "error"
+    ((kind, told),) = run(f"{check}check_weight(lambda half_life, dt: 1 / 0)", alone=True)
+    assert kind == "error" and told.endswith("ZeroDivisionError: division by zero\n")
+
+
 def test_figures_appear_where_they_are_shown(run):
     two = "import matplotlib.pyplot as plt\nplt.plot([1])\nplt.show()\nprint('between')\nplt.plot([2]);"
     kinds, contents = zip(*run(two))
     assert kinds == ("png", "text", "png")
     assert base64.b64decode(contents[0]).startswith(b"\x89PNG")
     assert run("len(plt.get_fignums())") == [["text", "0\n"]]
+
+
+def stubs(name):
+    """The stubs of the exercises of a chapter, by label."""
+    text = (ROOT / "book" / "source" / f"{name}.md").read_text("utf-8")
+    return re.findall(
+        r"^:label: (ex-[\w-]+)$.*?^~~~python\n(.*?)^~~~", text, re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in LIVE_CHAPTERS if not name.endswith("-deeper")])
+def test_a_stub_runs_by_itself_and_is_told_what_it_lacks(name, run):
+    if name.startswith("recipes/"):
+        pytest.skip("recipes have no exercises")
+    assert len(stubs(name)) >= 5
+    for label, code in stubs(name):
+        assert len(re.findall(r"^check_\w+\(.*\)$", code, re.MULTILINE)) == 1, label
+        kind, told = run(code, label, alone=True)[-1]
+        assert kind in ("verdict", "error"), label
+        assert not re.search(r"ImportError|ModuleNotFoundError|check_\w+. is not defined", told), (
+            told
+        )
 
 
 PYTHON = """

@@ -27,6 +27,7 @@ CORE = DECLARED["core"].format(version=DECLARED["version"])
 ELSEWHERE = re.compile("^https://")
 CHAPTER = "hippo"
 BUTTON = "Run the code of this page"
+OFFLINE = "Python could not be fetched. Are you offline? The page stays as it was."
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
@@ -100,7 +101,7 @@ class Live:
         return self.shown(number)
 
     def shown(self, number):
-        return self.tab.locator(".live-output").nth(number - 1).inner_text().strip()
+        return self.tab.locator(".cell > .live-output").nth(number - 1).inner_text().strip()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,9 @@ def live(started):
 
 def test_the_chapters_that_can_have_a_button(html):
     found = {
-        path.stem for path in html.glob("book/*.html") if "live/live.js" in path.read_text("utf-8")
+        path.relative_to(html / "book").with_suffix("").as_posix()
+        for path in html.glob("book/**/*.html")
+        if "live/live.js" in path.read_text("utf-8")
     }
     assert found == set(LIVE_CHAPTERS)
 
@@ -163,13 +166,13 @@ def test_nothing_is_fetched_before_the_button_is_pressed(still):
     assert still.asked == []
     words = still.status.inner_text()
     assert f"{DECLARED['megabytes']} MB" in words and ("this site" in words or "jsdelivr" in words)
-    assert still.tab.locator(".live-cell").count() == 0
+    assert still.tab.locator(".cell .live-cell").count() == 0
 
 
 def test_the_button_fetches_what_is_declared_and_makes_every_cell_live(live):
     assert sorted(live.asked) == sorted(CORE + name for name in DECLARED["integrity"])
     cells = len(LIVE["cells_of_page"](ROOT / "book" / f"{CHAPTER}.ipynb"))
-    assert live.tab.locator(".live-cell").count() == cells
+    assert live.tab.locator(".cell .live-cell").count() == cells
     assert live.tab.evaluate("document.activeElement.textContent") == "Run all cells"
 
 
@@ -223,9 +226,9 @@ def test_a_new_picture_takes_the_place_of_the_stored_one(live):
     assert image.get_attribute("src").startswith("data:image/png")
     assert caption.inner_text() == before
     assert image.get_attribute("alt") == f"Figure that cell {number} drew" != alt
-    assert live.tab.locator(".live-output img").count() == 1
+    assert live.tab.locator(".cell > .live-output img").count() == 1
     live.run(number, "print('no picture')")
-    assert figure.is_hidden() and live.tab.locator(".live-output img").count() == 0
+    assert figure.is_hidden() and live.tab.locator(".cell > .live-output img").count() == 0
     live.run(number, f"picture('{PIXEL}')")
     assert figure.is_visible()
 
@@ -263,6 +266,84 @@ def test_fits_a_narrow_window(live, scheme):
     assert over <= 0
 
 
+# --- exercises --------------------------------------------------------------------------------------
+
+VERDICT = """\
+import types
+check = types.ModuleType("ssm_book.exercises.made_up")
+exec("def of(answer):\\n    raise AssertionError(f'weight is {answer}. Try a smaller one.')", check.__dict__)
+check.of(3)"""
+
+
+def exercise(page):
+    """The first exercise of the chapter."""
+    return page.tab.locator(".exercise").first
+
+
+def pressed(page, words):
+    exercise(page).get_by_role("button", name=words, exact=True).press("Enter")
+
+
+def answer(page, code, words="Check"):
+    """Write an answer, press a button, and return what stands below."""
+    exercise(page).locator("textarea").fill(code)
+    pressed(page, words)
+    status = exercise(page).get_by_role("status")
+    status.filter(has_text=re.compile("Right|Not right yet|ended in an error|has run")).wait_for()
+    return status.inner_text(), exercise(page).locator(".live-output").inner_text().strip()
+
+
+def test_an_exercise_can_be_started_where_it_stands(still):
+    tools = exercise(still).locator(".exercise-tools")
+    assert tools.get_by_role("button").all_inner_texts() == ["Run it here"]
+    assert still.tab.locator(".exercise textarea").count() == 0
+
+
+def test_an_answer_is_checked_and_its_tick_remembered(live):
+    if exercise(live).get_by_role("button", name="Run it here").count():
+        pressed(live, "Run it here")
+        exercise(live).get_by_role("button", name="Check").wait_for()
+    stub = exercise(live).locator("textarea").input_value()
+    assert "check_" in stub and "import" in stub
+    assert exercise(live).locator(".solved").count() == 0
+
+    assert answer(live, VERDICT) == ("Not right yet.", "weight is 3. Try a smaller one.")
+    status, told = answer(live, "1 / 0")
+    assert status == "It ended in an error." and told.endswith(
+        "ZeroDivisionError: division by zero"
+    )
+    assert answer(live, "only_here = 1\ncheck_it(only_here)", "Run") == ("It has run.", "")
+    assert live.run(1, "'only_here' in globals()") == "False"
+    assert answer(live, "print('✓ right for every step')") == ("Right.", "✓ right for every step")
+    assert exercise(live).locator(".admonition-title .solved").inner_text().strip() == "✓"
+    pressed(live, "Begin anew")
+    assert exercise(live).locator("textarea").input_value() == stub
+
+
+def test_another_page_of_the_browser_remembers(live):
+    other = live.context.new_page()
+    other.goto(live.tab.url)
+    assert other.locator(".exercise").first.locator(".solved").count() == 1
+    other.goto(live.tab.url.replace(CHAPTER, "exercises"))
+    assert other.locator(".solved").count() == 1
+    other.close()
+
+
+def test_exercises_that_need_torch_lead_to_colab_and_are_ticked_by_hand(browser, address, html):
+    tab = browser.new_page()
+    tab.goto(f"{address}book/mamba.html")
+    first = tab.locator(".exercise").first
+    assert "colab" in first.get_by_role("link", name="Run it in Colab").get_attribute("href")
+    first.get_by_role("button", name="I have solved it").press("Enter")
+    assert first.locator(".solved").count() == 1
+    first.get_by_role("button", name="Not solved after all").press("Enter")
+    assert first.locator(".solved").count() == 0
+    tab.close()
+
+
+# --- what can go wrong ------------------------------------------------------------------------------
+
+
 def text_of(page):
     """The article without the line that says what happens, and without its formulas, which are set when
     they come into view."""
@@ -275,6 +356,7 @@ def text_of(page):
 
 def stays_as_it_was(page, words):
     before = text_of(page)
+    page.status.evaluate("(status) => { status.textContent = ''; }")  # of the start before
     page.start.click()
     page.until(words)
     assert page.start.is_visible()
@@ -283,7 +365,7 @@ def stays_as_it_was(page, words):
 
 def test_without_a_connection_the_page_stays_as_it_was(still):
     still.answer = lambda route: route.abort()
-    stays_as_it_was(still, "could not be fetched. The page stays")
+    stays_as_it_was(still, OFFLINE)
 
 
 def test_a_file_that_is_another_is_refused(still):
@@ -292,14 +374,14 @@ def test_a_file_that_is_another_is_refused(still):
         content_type="text/javascript",
         headers={"access-control-allow-origin": "*"},
     )
-    stays_as_it_was(still, "could not be fetched. The page stays")
+    stays_as_it_was(still, OFFLINE)
 
 
 def test_a_package_that_does_not_come_is_said(still):
     if not PYODIDE.is_dir():
         pytest.skip("no Pyodide: python tools/pyodide.py --core _build/pyodide")
     still.packages = ["numpy"]
-    stays_as_it_was(still, "wasm32.whl could not be fetched. The page stays")
+    stays_as_it_was(still, OFFLINE)
 
 
 def test_a_browser_without_webassembly_is_told_so(still):

@@ -102,14 +102,27 @@ def environment(declared, wheel):
 
 def add_button(app, pagename, templatename, context, doctree):
     declared = app.config.live_python
-    if doctree is not None and is_live(app.env.doc2path(pagename), declared["packages"]):
-        host = urlsplit(environment(declared, None)["core"]).hostname or "this site"
+    if doctree is None:
+        return
+    live = is_live(app.env.doc2path(pagename), declared["packages"])
+    exercises = pagename in exercise_pages(app.env)
+    if live or exercises:
         app.add_css_file("live/live.css")
+    if live:
+        host = urlsplit(environment(declared, None)["core"]).hostname or "this site"
         app.add_js_file(
             "live/live.js",
             loading_method="defer",
             **{"data-host": host, "data-megabytes": str(declared["megabytes"])},
         )
+    if exercises:  # after live.js, which it uses where there is one
+        app.add_js_file("live/exercises.js", loading_method="defer", priority=900)
+
+
+def exercise_pages(env):
+    """The chapters that have exercises, and the pages that list them."""
+    numbered = {page for page, kinds in env.toc_fignumbers.items() if "exercise" in kinds}
+    return numbered | getattr(env, "exercise_pages", set())
 
 
 def write_environment(app, error):

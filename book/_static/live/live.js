@@ -3,6 +3,7 @@
 //   live.js            the page: button, cells, what they show
 //   worker.js          a thread with Pyodide, which is Python as WebAssembly
 //   cells.py           runs one cell there
+//   exercises.js       makes cells of the stubs of exercises, and remembers which are solved
 //   environment.json   what to fetch from where: written by tools/sphinx/live.py from _config.yml
 //
 // Why our own: Thebe wants a server, or a JupyterLite of 27 MB of its own, replaces the code by
@@ -41,8 +42,13 @@
   // --- the bar below the title ------------------------------------------------------------------
 
   const status = make("p", { role: "status" });
-  const say = (words) => { status.textContent = words; };
-  const start = button("Run the code of this page", () => work(makeLive));
+  const say = (words) => {
+    status.textContent = words;
+    document.dispatchEvent(new CustomEvent("live-status", { detail: words }));
+  };
+  const start = button("Run the code of this page", async () => {
+    if (await work(makeLive)) runAll.focus({ preventScroll: true });
+  });
   const runAll = button("Run all cells", () => work(() => runUpTo(cells.length, true)));
   const stop = button("Stop", () => halt("Stopped. The next run starts Python again."));
   const bar = make("div", { className: "live", role: "group", "aria-label": "Live code" }, start, status);
@@ -55,6 +61,7 @@
   let worker = null;
   let pending = null; // how to answer whoever waits for the worker
   let busy = false;
+  let made = false; // are the cells live?
 
   const ask = (message) => new Promise((resolve, reject) => {
     pending = { resolve, reject };
@@ -64,7 +71,7 @@
   async function startPython() {
     if (worker) return;
     worker = new Worker(new URL("worker.js", script.src), { type: "module" });
-    worker.onerror = (event) => pending.reject(new Error(event.message || "its script did not load"));
+    worker.onerror = (event) => pending.reject(new Error(event.message || "Python could not be fetched. Are you offline?"));
     worker.onmessage = ({ data }) => {
       if ("status" in data) say(data.status);
       else if ("failed" in data) pending.reject(new Error(data.failed));
@@ -82,16 +89,17 @@
     say(why);
   }
 
-  // One thing at a time; whatever goes wrong ends in one sentence.
+  // One thing at a time; whatever goes wrong ends in one sentence. Gives what the task gives, if it succeeds.
   async function work(task) {
     if (busy) return say("Python is busy. Wait a little, or stop it.");
     busy = true;
     try {
-      await task();
+      return await task();
     } catch (error) {
       halt(error.message);
+    } finally {
+      busy = false;
     }
-    busy = false;
   }
 
   async function makeLive() {
@@ -105,15 +113,30 @@
       await startPython();
     } catch (error) {
       stop.remove();
-      throw new Error(worker ? `Python did not start: ${error.message}. The page stays as it was.`
-                             : "Stopped. The page stays as it was.");
+      throw new Error(`${worker ? error.message : "Stopped."} The page stays as it was.`);
     }
     cells.forEach(equip);
     start.replaceWith(runAll);
-    runAll.focus({ preventScroll: true });
+    made = true;
     say("Python is ready. Running a cell runs those above it first; in a cell that you edit, " +
         "Shift+Enter runs it.");
+    return true;
   }
+
+  // For answers to exercises, which stand in no cell of the page: they see what its cells have defined,
+  // and leave nothing behind.
+  window.liveCode = {
+    price: `Fetches about ${megabytes} MB of Python, unless it runs already.`,
+    editor: makeEditor,
+    shownAs,
+    start: () => made || work(makeLive),
+    stop: () => stop.click(),
+    run: (code, name) => work(async () => {
+      await startPython();
+      say(`${name} is running.`);
+      return JSON.parse(await ask({ code, name, alone: true }));
+    }),
+  };
 
   // --- cells ------------------------------------------------------------------------------------
 
@@ -142,14 +165,8 @@
       cell.editor.remove();
       cell.editor = null;
     } else {
-      const fit = () => { cell.editor.rows = cell.editor.value.split("\n").length + 1; };
-      cell.editor = make("textarea", {
-        className: "live-code", value: cell.text, wrap: "off", spellcheck: false,
-        autocapitalize: "off", "aria-label": `Code of cell ${cell.number}`,
-        oninput() { fit(); mark(cell, ""); },
-        onkeydown(event) { typed(event, cell); },
-      });
-      fit();
+      cell.editor = makeEditor(cell.text, `Code of cell ${cell.number}`, () => work(() => runUpTo(cell.number)));
+      cell.editor.addEventListener("input", () => mark(cell, ""));
       cell.code.after(cell.editor);
       cell.box.querySelector("details")?.setAttribute("open", "");
       cell.editor.focus();
@@ -160,13 +177,24 @@
     cell.edit.setAttribute("aria-label", `${cell.edit.textContent} in cell ${cell.number}`);
   }
 
-  function typed(event, cell) {
+  // A field as high as its code, in which Shift+Enter runs it.
+  function makeEditor(text, label, run) {
+    const fit = () => { field.rows = field.value.split("\n").length + 1; };
+    const field = make("textarea", {
+      className: "live-code", value: text, wrap: "off", spellcheck: false, autocapitalize: "off",
+      "aria-label": label, oninput: fit, onkeydown: (event) => typed(event, field, run),
+    });
+    fit();
+    return field;
+  }
+
+  function typed(event, field, run) {
     if (event.key !== "Enter" || event.isComposing) return;
     if (event.shiftKey) {
       event.preventDefault();
-      work(() => runUpTo(cell.number));
+      run();
     } else if (!event.ctrlKey && !event.altKey && !event.metaKey) {
-      const line = cell.editor.value.slice(0, cell.editor.selectionStart).split("\n").pop();
+      const line = field.value.slice(0, field.selectionStart).split("\n").pop();
       const indent = line.match(/^ */)[0] + (/:\s*$/.test(line) ? "    " : "");
       event.preventDefault();
       document.execCommand("insertText", false, `\n${indent}`); // keeps the field's own undo
@@ -183,7 +211,7 @@
       mark(cell, "running");
       const code = cell.editor ? cell.editor.value : cell.text;
       const outputs = JSON.parse(await ask({ code, name: `cell ${cell.number}` }));
-      const failed = outputs.some(([kind]) => kind === "error");
+      const failed = outputs.some(([kind]) => kind === "error" || kind === "verdict");
       show(cell, outputs, code !== cell.text);
       if (cell.state === "running") mark(cell, failed ? "error" : "done"); // else it was edited
       if (failed) {
@@ -210,16 +238,25 @@
     for (const [kind, content] of outputs) {
       if (kind === "png") {
         const place = places.shift();
-        const image = place?.image ?? cell.shown.appendChild(make("img", {}));
-        image.src = `data:image/png;base64,${content}`;
-        image.alt = (!edited && place?.alt) || `Figure that cell ${cell.number} drew`;
-        if (place) place.part.hidden = false;
-      } else if (kind === "html") {
-        cell.shown.append(document.createRange().createContextualFragment(content)); // scripts run
+        const image = shownAs(kind, content, (!edited && place?.alt) || `Figure that cell ${cell.number} drew`);
+        if (!place) {
+          cell.shown.append(image);
+          continue;
+        }
+        place.image.src = image.src;
+        place.image.alt = image.alt;
+        place.part.hidden = false;
       } else {
-        cell.shown.append(make("pre", { className: `live-${kind}`, tabIndex: 0, textContent: content }));
+        cell.shown.append(shownAs(kind, content));
       }
     }
     for (const { part } of places) part.hidden = true;
+  }
+
+  // One thing that a cell shows: text, an error, a verdict, HTML or a picture.
+  function shownAs(kind, content, alt) {
+    if (kind === "png") return make("img", { src: `data:image/png;base64,${content}`, alt });
+    if (kind === "html") return document.createRange().createContextualFragment(content); // scripts run
+    return make("pre", { className: `live-${kind}`, tabIndex: 0, textContent: content });
   }
 })();

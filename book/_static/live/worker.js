@@ -1,12 +1,12 @@
 // Python in a thread of its own, so that a page can be read while a cell computes. live.js starts it
-// and sends one request at a time: {start: true}, then {code, name} for each cell.
+// and sends one request at a time: {start: true}, then {code, name, alone} for each cell.
 
 let run;
 const FRESH = { cache: "no-cache" }; // a book may change behind an address
 
 onmessage = async ({ data }) => {
   try {
-    postMessage({ done: data.start ? await start() : run(data.code, data.name) });
+    postMessage({ done: data.start ? await start() : run(data.code, data.name, Boolean(data.alone)) });
   } catch (error) {
     postMessage({ failed: error.message ?? String(error) });
   }
@@ -14,11 +14,20 @@ onmessage = async ({ data }) => {
 
 async function start() {
   const here = (file) => new URL(file, self.location);
-  const answer = await fetch(here("environment.json"), FRESH);
-  const environment = await answer.json();
+  const fetched = fetch(here("environment.json"), FRESH).then((answer) => answer.json());
+  const environment = await fetched.catch(() => { throw notFetched(here("environment.json")); });
   const lost = checkWhatIsFetched(environment.integrity);
+  const loaded = load(environment, here).catch((error) => {
+    throw new Error(`Python did not start: ${error.message}.`);
+  });
   // Pyodide waits for ever for a file that does not come.
-  run = await Promise.race([load(environment, here), lost]);
+  run = await Promise.race([loaded, lost]);
+}
+
+// The reader gets a sentence, the console the address.
+function notFetched(url) {
+  console.warn(`${url} could not be fetched`);
+  return new Error("Python could not be fetched. Are you offline?");
 }
 
 // Every file must come and be the one that _config.yml names. (The packages are checked by Pyodide
@@ -34,7 +43,7 @@ function checkWhatIsFetched(integrity) {
         if (!answer.ok) throw new Error(`status ${answer.status}`);
         return answer;
       } catch (error) {
-        reject(new Error(`${url} could not be fetched`));
+        reject(notFetched(url));
         throw error;
       }
     };
