@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ssm_core._checks import as_flag, as_int, as_real
 from ssm_core._dispatch import is_transformed
@@ -160,8 +161,8 @@ class SequenceModel(nn.Module):
             states (list): one state per block, as returned before; initial ones if None
             return_state (bool): return the states after the last sample too
             lengths (int64 or int32): how many samples each row has (b,), from 1 to L, in a batch
-                with padding behind. What stands there is not read, and its outputs are 0. For
-                states of such sequences pack them.
+                with padding behind. What stands there is not read, and its outputs are 0. With
+                ``return_state`` the sequences run packed, since a state belongs to the end of a row.
             cu_seqlens (int32): boundaries (sequences + 1,) of sequences that are packed into one
                 row (b = 1). States have one row per sequence, and a model that pools returns one.
             dt (floating point): time since the sample before (b, L), for layers that take it, as
@@ -177,24 +178,21 @@ class SequenceModel(nn.Module):
                 argument that the layers do not take, which is named
         """
         self._check_input(u, "b", "L")
+        if dt is not None:
+            check_kind(dt, "dt")
+            check_shape(dt, "dt", ("b", "L"), tuple(u.shape[:2]))
         layout: Layout = Layout()
         if lengths is not None:
             if cu_seqlens is not None:
                 raise ValueError("lengths and cu_seqlens are both given, expected one of them")
-            if return_state:
-                raise ValueError(
-                    "return_state is True with lengths, expected one of them: a state belongs to the "
-                    "end of a row, padding included. Pack the sequences (cu_seqlens) instead"
-                )
             layout = Padded(as_lengths(lengths, u), u.shape[1])
+            if return_state:
+                return self._forward_packed(u, states, layout, dt)
         packing = as_packing(cu_seqlens, u.shape[0], u.shape[1], "u", u.device)
         if packing is not None:
             layout = Packed(packing)
             if self.pool:
                 layout.check_pooling()
-        if dt is not None:
-            check_kind(dt, "dt")
-            check_shape(dt, "dt", ("b", "L"), tuple(u.shape[:2]))
         given = [None] * len(self.blocks) if states is None else self._checked(states)
 
         x, after = self._encode(layout.hide(u)), []
@@ -207,6 +205,22 @@ class SequenceModel(nn.Module):
         x = self.norm(x)
         y = self.decoder(layout.mean(x)) if self.pool else layout.hide(self.decoder(x))
         return (y, after) if return_state else y
+
+    def _forward_packed(
+        self, u: Tensor, states: Sequence[Any] | None, layout: Padded, dt: Tensor | None
+    ) -> tuple[Tensor, list[Any]]:
+        """Padded sequences as one row: their outputs, and the states after the last sample of each."""
+        inside, lengths = layout.inside, layout.lengths
+        y, after = self.forward(
+            u[inside][None],
+            states,
+            return_state=True,
+            cu_seqlens=functional.pad(lengths.cumsum(0), (1, 0)).int(),
+            dt=None if dt is None else dt[inside][None],
+        )
+        if self.pool:
+            return y, after
+        return y.new_zeros(*u.shape[:2], self.d_output).masked_scatter(inside[..., None], y), after
 
     def default_state(self, batch_size: int) -> list[Any]:
         """The state before the first sample of each block."""

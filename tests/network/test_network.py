@@ -145,6 +145,22 @@ def test_states_of_packed_sequences(ssm):
             torch.testing.assert_close(x[i], right[0], rtol=0, atol=1e-8)
 
 
+@every_layer
+@pytest.mark.parametrize("pool", [False, True])
+def test_states_of_padded_sequences(ssm, pool):
+    model, (u, dt, singles) = network(ssm, pool=pool), ragged()
+    dt = dt if ssm is S4D else None
+    y, states = model(u, lengths=LENGTHS, dt=dt, return_state=True)
+    torch.testing.assert_close(y, model(u, lengths=LENGTHS, dt=dt), rtol=0, atol=1e-8)
+    _, states = model(u, states, lengths=LENGTHS, dt=dt, return_state=True)
+    for i, (sequence, steps) in enumerate(singles):
+        twice = torch.cat([sequence, sequence], dim=1)
+        times = None if dt is None else torch.cat([steps, steps], dim=1)
+        _, want = model(twice, dt=times, return_state=True)
+        for x, right in zip(flat(states), flat(want)):
+            torch.testing.assert_close(x[i], right[0], rtol=0, atol=1e-8)
+
+
 def test_uneven_steps():
     model, (u, dt) = network(), (torch.randn(2, 9, 3).double(), torch.rand(2, 9).double())
     y, states = model(u, dt=dt), model.default_state(2)
@@ -272,7 +288,6 @@ class Tuple(Average):
         (lambda: call_on(lengths=[20, 20, 20, 21]), ValueError, "lengths holds 21"),
         (lambda: call_on(lengths=torch.ones(4)), TypeError, "lengths has dtype float32"),
         (lambda: call_on(lengths=20), TypeError, "lengths is a int"),
-        (lambda: call_on(lengths=[9] * 4, return_state=True), ValueError, "Pack the sequences"),
         (lambda: call_on(lengths=[9] * 4, cu_seqlens=BOUNDS), ValueError, "both given"),
         (lambda: call_on(cu_seqlens=BOUNDS), ValueError, "batch size 4"),
         (lambda: call_on(dt=torch.ones(4, 19)), ValueError, "dt has shape"),
