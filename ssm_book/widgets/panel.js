@@ -6,7 +6,7 @@ const STYLES = {
   broad: {width: 5, opacity: 0.4},
   dashed: {width: 1.5, dash: [6, 4]},
   dots: {paths: () => null, points: {show: true, size: 7, width: 1}},
-  bars: {width: 0, paths: uPlot.paths.bars({size: [0.7, 30]}), opacity: 0.8},
+  bars: {width: 0, paths: uPlot.paths.bars({size: [0.7, 30]}), opacity: 0.9},
 };
 
 // A variable of the page's style as a colour that a canvas understands.
