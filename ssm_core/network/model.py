@@ -178,6 +178,8 @@ class SequenceModel(nn.Module):
                 argument that the layers do not take, which is named
         """
         self._check_input(u, "b", "L")
+        if self.pool and u.shape[1] == 0:
+            raise ValueError("u has no samples, expected at least one: the model takes their mean")
         if dt is not None:
             check_kind(dt, "dt")
             check_shape(dt, "dt", ("b", "L"), tuple(u.shape[:2]))
@@ -238,9 +240,6 @@ class SequenceModel(nn.Module):
         Raises:
             ValueError, TypeError: a wrong shape or number of states, or a model that pools
         """
-        if dt is not None:
-            check_kind(dt, "dt")
-            check_shape(dt, "dt", ("b",), tuple(u.shape[:1]))
         return self._step(u, states, [None] * len(self.blocks), dt)
 
     def stepper(self) -> ModelStepper:
@@ -334,6 +333,9 @@ class SequenceModel(nn.Module):
     ) -> tuple[Tensor, list[Any]]:
         self._check_stepping()
         self._check_input(u, "b")
+        if dt is not None:
+            check_kind(dt, "dt")
+            check_shape(dt, "dt", ("b",), tuple(u.shape[:1]))
         if not self.tokens:
             check_finite(u, "u")
         x, after = self._encode(u), []

@@ -305,6 +305,17 @@ class Tuple(Average):
             ValueError,
             "cu_seqlens has an empty sequence",
         ),
+        (
+            lambda: network(Mamba, pool=True)(torch.zeros(1, 0, 3).double()),
+            ValueError,
+            "u has no samples",
+        ),
+        (
+            lambda: network().step(torch.zeros(1, 3).double(), [], torch.ones(2)),
+            ValueError,
+            "dt has shape",
+        ),
+        (lambda: network().step([[0.0]], []), TypeError, "u is a list"),
         (lambda: tokens_of([[0, 6]]), ValueError, "u holds 6, expected tokens from 0 to 5"),
         (lambda: tokens_of([[-1, 0]]), ValueError, "u holds -1"),
         (lambda: tokens_of([[0.0]]), TypeError, "u has dtype float32, expected tokens"),
