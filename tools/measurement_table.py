@@ -34,6 +34,7 @@ def rows():
         *_tasks(),
         *_classification(),
         *_generation(),
+        *_steps(),
     ]
 
 
@@ -224,6 +225,27 @@ def _generation():
             f"{row['contenders'][other]['ours_over_this']:.1f} times",
             name,
             "training",
+        )
+
+
+def _steps():
+    name = "steps-cpu"
+    for model, words, unit, chapter in (
+        ("mamba", "four blocks of Mamba, width 128", "tokens", "mamba-deeper"),
+        ("s4d", "two blocks of S4D, 64 channels", "samples", "s4"),
+    ):
+        (row,) = (row for row in measurements(name)[model] if row["batch"] == 1)
+        yield _row(
+            f"{words}, step by step on one thread",
+            f"{row['per_second']['compiled']['median']:,.0f} {unit} a second",
+            name,
+            chapter,
+        )
+        yield _row(
+            f"{words}, step by step, compiled against PyTorch",
+            _times(row["times_faster"]),
+            name,
+            chapter,
         )
 
 
