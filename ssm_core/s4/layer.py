@@ -611,8 +611,8 @@ class S4D(_Layer):
 
         which is exact for an input that is held at :math:`u_k` since the sample before
         (``discretization="bilinear"`` has its rule in place of this one). A scan over time computes
-        it, in float64, in O(log L) steps and with O(d_model · d_state) work a sample; without
-        ``dt`` the convolution needs far less time and memory.
+        it in float64, with O(d_model · d_state) work a sample. The convolution, without ``dt``, is
+        far cheaper: 45 times on a CPU, for 64 channels of 64 states.
 
         Args:
             u (float32, float64, bfloat16, float16): signals (b, L, d_model), L at least 1

@@ -73,7 +73,7 @@ def test_an_even_step_is_the_convolution(rule, init):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients(rule, monkeypatch):
-    monkeypatch.setattr(diagonal, "_PIECE", 1)  # pieces of 64 samples, so that there are two
+    monkeypatch.setattr(diagonal, "_PIECE", 1)  # pieces of 8 samples
     layer = S4D(1, 4, discretization=rule).double()
     u, dt = (x.requires_grad_() for x in signal(1, 70, 1))
     assert torch.autograd.gradcheck(
