@@ -35,6 +35,7 @@ DRAWN_BY_CLICK = """(button) => new Promise((done) => {
 
 def test_what_to_try_sets_the_controls_and_reset_undoes_it(page):
     for figure in figures(page):
+        reset(figure)  # whatever was tried before
         start = values(figure)
         presets = figure.locator("[data-preset]").all()
         assert len(presets) >= 2
