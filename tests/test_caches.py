@@ -1,6 +1,9 @@
 """No result is shared with a later call, and no module keeps what a change could make stale."""
 
+import pathlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -133,3 +136,39 @@ def test_the_scan_leaves_its_arguments_alone():
     again = selective_scan_fn(*given, delta_softplus=True, initial_state=state.clone())
     assert torch.equal(again, want)
     assert all(torch.equal(x, y) for x, y in zip(given, copies))
+
+
+STALE = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+import ssm_core
+ssm_core.__path__.append(str(folder))
+from ssm_core import outer
+print(outer.twice(1.0))
+"""
+
+
+def test_compiled_code_follows_the_files_that_it_calls(tmp_path):
+    """Numba itself compares the file of the function only."""
+    pytest.importorskip("numba")
+    header = "from ssm_core._compiled import compiled\n"
+    (tmp_path / "outer.py").write_text(
+        f"{header}from ssm_core.inner import factor\n"
+        "@compiled()\ndef twice(x):\n    return factor() * x\n",
+        encoding="utf-8",
+    )
+    said = []
+    for number in (2, 2, 30):
+        (tmp_path / "inner.py").write_text(
+            f"{header}@compiled()\ndef factor():\n    return {number}.0\n", encoding="utf-8"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", STALE, str(tmp_path)],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            cwd=pathlib.Path(__file__).parents[1],
+        )
+        said.append(float(run.stdout))
+    assert said == [2, 2, 30]

@@ -291,8 +291,9 @@ class MambaLM(nn.Module):
         Memory and time per token do not depend on how long the text is. Prompts of several lengths
         are packed into one row, so each text comes out as it does alone. On a GPU the step is
         captured in a CUDA graph, and the graph is kept for the next call with the same batch size;
-        on a CPU with Numba it is compiled. Both need a model that is made of plain modules: one
-        with adapters, hooks or other modules in it takes its steps in PyTorch.
+        on a CPU with Numba it is compiled, for some seconds in the first call on a machine. Both
+        need a model that is made of plain modules: one with adapters, hooks or other modules in it
+        takes its steps in PyTorch.
 
         Args:
             input_ids (int64, int32 or uint8): prompts of one length (b, L), L at least 1; or a list
@@ -331,6 +332,18 @@ class MambaLM(nn.Module):
 
         Source of the penalty: Keskar and others, "CTRL: A Conditional Transformer Language Model for
         Controllable Generation" (2019), section 4.1, with the sign rule of transformers.
+
+        Example:
+            >>> import torch
+            >>> from ssm_core.mamba import MambaConfig, MambaLM
+            >>> model = MambaLM(MambaConfig(d_model=16, n_layer=2, vocab_size=32))
+            >>> prompts = [torch.tensor([3, 1]), torch.tensor([4, 1, 5, 9])]
+            >>> [len(text) for text in model.generate(prompts, max_new_tokens=5)]
+            [7, 9]
+            >>> cache = model.allocate_inference_cache(1)
+            >>> text = model.generate(prompts[0][None], 5, cache=cache)
+            >>> model.generate(text[:, -1:], 5, cache=cache).shape  # goes on
+            torch.Size([1, 6])
         """
         options = generation.Options(
             temperature=temperature,
