@@ -490,7 +490,7 @@ class _PlainStep:
             logits = model(input_ids, self.cache, cu_seqlens=cu_seqlens, num_last_tokens=1)
         return logits[:, -1]
 
-    @torch.no_grad()
+    @torch.inference_mode()  # where a cache that was made in it may change too
     def keep(self, cache, rows):
         """Write the states of some rows (b,) into a cache, if there is one."""
         if cache is not None:

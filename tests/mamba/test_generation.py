@@ -206,6 +206,22 @@ def test_a_text_goes_on_from_a_cache(implementation):
     assert said[0, 4:].tolist() == definition(model, [*whole[0].tolist(), 2, 2, 7], 5)[0][-5:]
 
 
+def test_caches_cross_inference_mode(implementation):
+    model, ids = make(), torch.tensor([PROMPTS[1]])
+    whole = model.generate(ids, 8)
+    for made, first in itertools.product((True, False), repeat=2):
+        with torch.inference_mode(made):
+            cache = model.allocate_inference_cache(1)
+        with torch.inference_mode(first):
+            text = model.generate(ids, 3, cache=cache)
+        with torch.inference_mode(not first):
+            rest = model.generate(text[:, -1:], 5, cache=cache)
+        assert torch.equal(torch.cat([text, rest[:, 1:]], 1), whole)
+    with torch.inference_mode():
+        inside = make()
+    assert torch.equal(inside.generate(ids, 8), whole)
+
+
 def test_a_stream_that_is_left_keeps_its_place(implementation):
     model, prompts = make(), texts()
     whole = model.generate(prompts, NEW)
