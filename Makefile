@@ -11,7 +11,7 @@ PAGE := _build/html/index.html
 CHAPTER := discretization
 TEXFLAGS := -silent -interaction=nonstopmode -halt-on-error
 
-.PHONY: help book live need-tex pdf colab alone test coverage oldest browser notebooks lint types clean
+.PHONY: help book live need-tex pdf colab alone test coverage oldest browser notebooks address lint types clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ browser: $(READY)  ## open the built book in Chromium, as `make test` does where
 
 notebooks: $(READY)  ## run the chapters and store their outputs; CHAPTERS="rnn hippo" for some
 	$(BIN)/python tools/notebooks.py $(CHAPTERS)
+
+address: $(READY)  ## README, package, citation and first cells follow the address in _config.yml
+	$(BIN)/python tools/address.py
 
 lint: $(READY)  ## style of the Python files
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import nbformat
 import pytest
@@ -17,13 +18,29 @@ PAGES = {
     "conf.py": f"""
 import sys
 sys.path[:0] = [{str(TOOLS)!r}, "."]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "alt_text", "equations", "exercise_list",
-              "formulas", "hints", "term_index"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "alt_text", "citations", "descriptions", "equations",
+              "exercise_list", "formulas", "hints", "page_contents", "publishing", "solutions",
+              "term_index"]
 myst_enable_extensions = ["dollarmath"]
+bibtex_bibfiles = ["works.bib"]
+bibtex_reference_style = "author_year"
+project = html_title = "A small book"
+html_baseurl = "https://someone.github.io/a-copy/"
+html_theme = "sphinx_book_theme"
+html_theme_options = {{"repository_url": "https://github.com/someone/a-copy"}}
+numfig = True
 autodoc_member_order = "bysource"
+""",
+    "works.bib": """
+@misc{b, author = {Gu, A. and Goel, K. and R, C.}, title = {Later}, year = 2022}
+@misc{a, author = {Gu, A. and Gupta, A. and R, C.}, title = {Also}, year = 2022}
+@misc{c, author = {Gu, A. and Dao, T.}, title = {Two}, year = 2023}
+@misc{d, author = {Biderman, S. and others}, title = {Many}, year = 2023}
 """,
     "index.md": """
 # A small book
+
+Everything there is to say about doubling & halving, in two chapters.
 
 ```{toctree}
 :numbered: 1
@@ -60,6 +77,17 @@ $f$.
 1. Look at {eq}`eq-double`.
 2. Multiply.
 3. `2 * u`
+```
+
+```{solution} ex-double
+:class: dropdown
+
+Two times.
+```
+
+{cite:p}`b,a` and {cite:t}`c,d`.
+
+```{bibliography}
 ```
 """,
     "second.md": """
@@ -166,6 +194,56 @@ def test_exercises_are_listed_by_chapter_with_the_numbers_of_the_book(built):
     assert first < listed.index("Exercise 2.1, Write it (five minutes)")
     assert 'href="first.html#ex-double"' in built[0]["list"]
     assert 'id="ex-double"' in built[0]["first"]
+
+
+def test_the_list_of_exercises_and_the_glossary_have_contents(built):
+    listed = built[0]["list"]
+    assert 'href="#exercises-of-second"' in listed and 'id="exercises-of-second"' in listed
+    assert listed.index('href="#exercises-of-second"') < listed.index('href="#exercises-of-first"')
+    assert re.search(r'href="#term-signal">\s*S\s*<', built[0]["words"])
+
+
+def test_each_citation_is_of_one_work(built):
+    words = text(built[0]["first"])
+    assert re.findall(r"\w[\w .]*, 2022[ab]", words.partition("Two times.")[2])[:2] == [
+        "Gu et al., 2022a",
+        "Gu et al., 2022b",
+    ]
+    for label in (
+        "Biderman et al., 2023",
+        "Gu and Dao, 2023",
+        "Gu et al., 2022a",
+        "Gu et al., 2022b",
+    ):
+        assert re.search(rf"\[?{label}\]?", words.partition("Two times.")[2])
+    assert re.search(r"Gu et al., 2022b\]? A\. Gu, A\. Gupta", words)
+
+
+def test_the_title_of_a_solution_leads_nowhere_and_identifiers_occur_once(built):
+    title = re.search(r'<p class="admonition-title">Solution to.*?</p>', built[0]["first"]).group()
+    assert text(title) == "Solution to Exercise 2.1 (Write it)" and "<a" not in title
+    for page in built[0].values():
+        names = re.findall(
+            r'\sid="([^"]*)"', page.partition("<article")[2].partition("</article")[0]
+        )
+        assert len(names) == len(set(names))
+
+
+def test_pages_describe_themselves(built):
+    card = dict(re.findall(r'<meta property="og:(\w+)" content="([^"]*)" />', built[0]["index"]))
+    assert card["title"] == "A small book"
+    assert card["description"].startswith("Everything there is to say about doubling &amp; halving")
+    assert card["url"] == "https://someone.github.io/a-copy/index.html"
+    assert re.findall(r"<title>(.*?)</title>", built[0]["index"]) == ["A small book"]
+    assert "The <em>first" not in re.search(r"<title>.*?</title>", built[0]["first"]).group()
+
+
+def test_a_copy_names_its_own_repository(built):
+    licence = "https://github.com/someone/a-copy/blob/main/LICENSE"
+    assert all(
+        f'<a href="{licence}">MIT licence</a>' in built[0][name] for name in ("index", "first")
+    )
+    assert "ssm-book" not in built[0]["index"]
 
 
 def test_an_equation_names_its_functions(built):
@@ -319,3 +397,37 @@ def test_folds_have_names_of_their_own():
     assert name("def draw(ax):\n    pass", "Fig. 5.3") == "Code of Fig. 5.3"
     assert name("x = 1\nclass Gate:\n    pass", None) == "Code of Gate"
     assert name("x = 1", None) == "Code"
+
+
+# publishing
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/someone/a-copy.git",
+        "https://token@github.com/someone/a-copy",
+        "git@github.com:someone/a-copy.git",
+        "ssh://git@github.com:22/someone/a-copy.git",
+    ],
+)
+def test_a_remote_is_compared_as_a_browser_takes_it(remote):
+    assert extension("publishing").browsable(remote) == "https://github.com/someone/a-copy"
+
+
+def test_a_build_in_a_checkout_of_another_repository_says_so(tmp_path, caplog):
+    publishing = extension("publishing")
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    app = types.SimpleNamespace(srcdir=tmp_path)
+    options = {"repository_url": "https://github.com/someone/a-copy"}
+    config = types.SimpleNamespace(html_theme_options=options)
+    with caplog.at_level("INFO"):
+        publishing.follow(app, config)  # no remote: nothing to compare
+        assert not caplog.messages
+        subprocess.run(
+            [*git, "remote", "add", "origin", "git@github.com:other/fork.git"], check=True
+        )
+        publishing.follow(app, config)
+    (line,) = caplog.messages
+    assert "github.com/other/fork, but _config.yml names https://github.com/someone/a-copy" in line

@@ -2,7 +2,8 @@
 
 A docstring names an equation of the book by its label, as in "Equation eq-zoh". On the page of the
 library the label becomes a link to the equation, and below the equation stands the name of each
-function, class or method whose docstring names it.
+function, class or method whose docstring names it. In the code of a chapter the number takes the place
+of the label.
 """
 
 import re
@@ -65,6 +66,26 @@ class NameFunctions(SphinxPostTransform):
                 equation.parent.insert(equation.parent.index(equation) + 1, line)
 
 
+class NumberCode(SphinxPostTransform):
+    """In code that a page shows, numbers in the place of labels."""
+
+    default_priority = 190
+    formats = ("html",)
+
+    def run(self):
+        for code in list(self.document.findall(nodes.literal_block)):
+            if "cell_input" in code.parent.get("classes", ()):
+                text = re.sub(rf"\(?{LABEL.pattern}\)?", self.numbered, code.astext())
+                code.rawsource, code.children = text, [nodes.Text(text)]
+
+    def numbered(self, found):
+        label = LABEL.search(found[0])[0]
+        page, _ = self.env.get_domain("math").equations.get(label, (None, None))
+        numbers = self.env.toc_fignumbers.get(page, {}).get("displaymath", {})
+        number = numbers.get(f"equation-{label}")
+        return f"({'.'.join(map(str, number))})" if number else found[0]
+
+
 def start(app):
     if not hasattr(app.env, "equation_functions"):
         app.env.equation_functions = {}  # page: {label: {(module, name): None}}
@@ -84,4 +105,5 @@ def setup(app):
     app.connect("env-merge-info", merge)
     app.connect("doctree-read", link_labels)
     app.add_post_transform(NameFunctions)
+    app.add_post_transform(NumberCode)
     return {"parallel_read_safe": True}

@@ -45,7 +45,12 @@ def section(app, page, docname):
         line = nodes.paragraph("", "", link(words, f"#{label}"), nodes.Text(f" ({time(exercise)})"))
         entries += nodes.list_item("", line)
     chapter = [nodes.Text(f"{number[0]}. "), *(child.deepcopy() for child in app.env.titles[page])]
-    return [nodes.rubric("", "", link(chapter)), entries]
+    return [nodes.section("", nodes.title("", "", link(chapter)), entries, ids=[anchor(page)])]
+
+
+def anchor(page):
+    """Where the exercises of a chapter begin in the list."""
+    return "exercises-of-" + page.rpartition("/")[2]
 
 
 def title(exercise):
