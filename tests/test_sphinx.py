@@ -9,7 +9,9 @@ import sys
 import types
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("sphinx_exercise")
 
@@ -178,6 +180,19 @@ def test_what_touches_a_formula_stays_with_it(built):
     )
 
 
+def test_a_formula_keeps_its_place_until_it_is_set(built):
+    places = re.findall(r'<(span|div) class="math[^>]*style="--em: ([\d.]+)">', built[0]["first"])
+    assert {kind for kind, _ in places} == {"span", "div"} and all(float(em) for _, em in places)
+    formulas = extension("formulas")
+    assert (
+        formulas.width(r"\(x\)")
+        < formulas.width(r"\(x_{k-1}\)")
+        < formulas.width(r"\(x_{k-1} + u\)")
+    )
+    one, two = r"\[y = 2u\]", r"\[\begin{split}y &= 2u \\ z &= \frac{1}{2}\end{split}\]"
+    assert formulas.height(one) < formulas.height(two)
+
+
 def test_a_line_that_ends_before_a_formula_stays_one(built):
     assert r"after (2.1): for \(u\) and others" in text(built[0]["library"])
 
@@ -325,6 +340,42 @@ def test_an_icon_that_is_missing_is_said(lean, caplog):
     icon = '<span class="fa-solid fa-no-such-icon"></span>'
     assert lean.ICON.sub(lean.as_svg, icon) == icon
     assert "has no icon 'no-such-icon'" in caplog.text
+
+
+def test_drawings_take_a_palette_and_keep_their_resolution(lean, tmp_path):
+    path = tmp_path / "drawing.png"
+    shades = np.zeros((200, 300, 3), np.uint8)
+    shades[:, :, 2] = np.arange(300) // 2
+    Image.fromarray(shades).save(path, dpi=(200, 200))
+    lean.take_palette(path)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        stored = np.asarray(image.convert("RGB"), int)
+    assert np.abs(stored - shades).max() <= 2
+    assert lean.size_of(path) == (144, 96)  # inches times 96, whatever the resolution
+    before = path.read_bytes()
+    lean.take_palette(path)
+    assert path.read_bytes() == before
+
+
+def test_a_photograph_keeps_its_colours(lean, tmp_path):
+    path = tmp_path / "photograph.png"
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    lean.take_palette(path)
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+
+
+def test_formulas_are_asked_for_at_once(lean):
+    page = '<title>T</title>\n<script defer="defer" src="../_static/mathjax/tex-mml-chtml.js?v=1"></script>'
+    early = lean.early(page)
+    assert (
+        early.index('rel="preload" as="script" href="../_static/mathjax/tex-mml-chtml.js?v=1"')
+        < 120
+    )
+    assert lean.early(early) == early
+    assert lean.early("<title>T</title>") == "<title>T</title>"
 
 
 def test_images_say_their_size(lean, tmp_path):

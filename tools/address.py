@@ -46,21 +46,6 @@ def changed(text, old, new):
     return text.replace(old[1], new[1])
 
 
-def followers(root=ROOT):
-    """The files that have to follow."""
-    return [path for pattern in FOLLOWERS for path in sorted(root.glob(pattern))]
-
-
-def changed(text, old, new):
-    """A text with the new addresses in place of the old ones."""
-    raw = [
-        address.replace("github.com", "raw.githubusercontent.com") for address in (old[0], new[0])
-    ]
-    for before, after in (raw, (old[0], new[0]), (old[1], new[1])):
-        text = re.sub(rf"{re.escape(before)}(?![\w-])", lambda _, after=after: after, text)
-    return text
-
-
 def follow(root=ROOT, write=True):
     """Bring the followers up to date; the names of those that were not."""
     old, new = stored(root), declared(root)
