@@ -42,10 +42,21 @@
     };
   }
 
+  // Who scrolls up may want the top. The theme's own rule takes each move of the page for an intention,
+  // also one that makes room for a formula.
+  function backToTop() {
+    let turn = 0;
+    return () => {
+      if (Math.abs(scrollY - turn) < 80) return;
+      root.toggleAttribute("data-goes-up", scrollY < turn && scrollY > innerHeight);
+      turn = scrollY;
+    };
+  }
+
   addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".chapter-head .hide-code").forEach(codeButton);
     const contents = document.getElementById("pst-page-toc-nav");
-    const updates = [progressBar(), ...(contents ? [follower(contents)] : [])];
+    const updates = [progressBar(), backToTop(), ...(contents ? [follower(contents)] : [])];
     let waiting = false;
     const update = () => {
       if (waiting) return;
