@@ -17,6 +17,7 @@ BENCHMARKS = (
     "s4",
     "scan",
     "scan_sweep",
+    "ssd",
     "steps",
     "uneven",
 )

@@ -96,7 +96,7 @@ _compiled: dict[tuple, tuple[Any, list]] = {}  # kernels by what they were compi
 
 
 def launch(
-    kernel: Any, programs: int, first: Tensor, *others: Tensor | int | None, **options: Any
+    kernel: Any, programs: int, first: Tensor, *others: Tensor | float | None, **options: Any
 ) -> None:
     """``kernel[(programs,)](first, *others, **options)`` in less of the processor's time.
 

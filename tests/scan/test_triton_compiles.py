@@ -1,29 +1,19 @@
 """What the Triton kernels take of a GPU, read from their machine code: no GPU is needed for that.
 
-Triton compiles ahead of time for any target. The kernels and options are those that the launching
-code picks for a shape, which runs here on tensors without data.
+``tests.triton_compiler`` says how.
 """
-
-import pathlib
-import re
-import subprocess
-from unittest import mock
 
 import pytest
 import torch
 
 triton = pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget
-from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from ssm_core.scan import triton as kernels
 from ssm_core.scan.triton import plan
 from ssm_core.scan.triton.scan_forward import scan_forward
-
-CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-RUN = JITFunction.run
+from tests.triton_compiler import CUOBJDUMP, recorded_launches, resources
 
 if not isinstance(scan_forward, JITFunction):
     pytest.skip("Triton runs its interpreter", allow_module_level=True)
@@ -33,14 +23,7 @@ if not CUOBJDUMP.exists():
 
 @pytest.fixture
 def launches(monkeypatch):
-    """The kernels that get launched and their arguments, instead of a launch."""
-    recorded = []
-    monkeypatch.setattr(
-        JITFunction,
-        "run",
-        lambda self, *args, grid, warmup, **options: recorded.append((self, args, options)),
-    )
-    return recorded
+    return recorded_launches(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -95,32 +78,3 @@ def launch_all(b, d, L, n, dtype):
     x = [u, delta, empty(d, n), B, C, empty(d), z, empty(d), True, None, None]
     saved = kernels.forward(*x, True)[2]
     kernels.backward(u, None, *x, saved)
-
-
-class Target:
-    """In place of Triton's driver: a GPU that need not be there. Nothing is loaded or launched."""
-
-    def __init__(self, arch):
-        self.arch = arch
-
-    def get_current_device(self):
-        return "cuda", self.arch  # the key under which Triton keeps what it has compiled
-
-    def get_current_target(self):
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_stream(self, device):
-        return 0
-
-
-def resources(kernel, args, options, arch, folder):
-    """Registers a thread, stack in bytes a thread, shared memory in bytes a program."""
-    with mock.patch.object(type(driver), "active", Target(arch), create=True):
-        compiled = RUN(kernel, *args, grid=(1,), warmup=True, **options)
-    path = folder / f"{kernel.__name__}.cubin"
-    path.write_bytes(compiled.asm["cubin"])
-    usage = subprocess.run(
-        [CUOBJDUMP, "-res-usage", path], capture_output=True, encoding="utf-8", check=True
-    ).stdout
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
-    return found | {"SHARED": compiled.metadata.shared}

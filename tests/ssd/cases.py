@@ -194,6 +194,7 @@ class Behaviour:
     cuts = (0, 1, 63, 64, 65, 149, 150)  # where the odd one is split
     length = 2**16 + 100  # of a long sequence
     chunk_sizes = (16, 32, 64, 128)
+    lengths = (1, 15, 16, 17, 0, 3, 64, 0, 34)  # of packed sequences, in the odd one
 
     def ssd(self, **x):
         return ssd_fn(**x, backend=self.backend)
@@ -354,9 +355,8 @@ class Behaviour:
 
     def test_many_packed_sequences(self):
         """Shorter and longer than a chunk, beginning and ending on boundaries of chunks or not."""
-        lengths = (1, 15, 16, 17, 0, 3, 64, 0, 34)
         x = self.make(self.odd, packed=True)
-        x["cu_seqlens"] = torch.tensor([0, *lengths], device=self.device).cumsum(0).int()
+        x["cu_seqlens"] = torch.tensor([0, *self.lengths], device=self.device).cumsum(0).int()
         x["initial_states"] = None
         got = results(self.ssd, x | {"chunk_size": 16})
         assert_close(got, results(reference, exactly(x)), self.tolerance[torch.float32])
