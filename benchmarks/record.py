@@ -21,6 +21,7 @@ _PACKAGES = (
     "mamba-ssm",
     "mambapy",
     "accelerated-scan",
+    "transformers",
     "aeon",
     "scikit-learn",
 )
