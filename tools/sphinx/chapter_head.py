@@ -118,7 +118,7 @@ def write_head(writer, node):
     here = "runs in this page or " if facts.live else "runs "
     items.append(f'{here}in <a href="{html.escape(node["notebook"])}">Colab</a>')
     writer.body.append(
-        f'<div class="chapter-head">\n<p>{" · ".join(items)}</p>\n'
+        f'<div class="chapter-head{" runs-here" if facts.live else ""}">\n<p>{" · ".join(items)}</p>\n'
         '<button type="button" class="hide-code pst-js-only">Hide all code</button>\n</div>\n'
     )
     raise nodes.SkipNode
