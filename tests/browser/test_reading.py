@@ -91,3 +91,10 @@ def test_a_bar_says_how_far_one_is_and_a_button_leads_back(chapter):
     back.click()
     tab.wait_for_function(f"scrollY === 0 && {along} === 0")
     tab.wait_for_function("!document.querySelector('#pst-page-toc-nav [aria-current]')")
+
+
+@pytest.mark.parametrize("name", ["book/api", "book/benchmarks"])
+def test_names_break_in_a_window_of_320_pixels(browser, address, name):
+    page = Page(browser, address, name, look=("light", 320))
+    page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
