@@ -71,7 +71,7 @@ def _run_on_cpu():
             "inputs": "x, dt, B, C, D, dt_bias, softplus; no gate",
             "units": "seconds",
         },
-        "rows": [_row(shape, contenders, torch.float32, repeats=7)],
+        "rows": [_row(shape, contenders, torch.float32, repeats=15)],
     }
 
 

@@ -36,6 +36,7 @@ from ssm_core._tensors import Packing
 from ssm_core.scan import _operators, reference
 from ssm_core.scan._arguments import check_scan, check_step
 from ssm_core.scan._backends import pick_backend
+from ssm_core.scan._heads import fold_heads
 from ssm_core.scan.reference import selective_scan_ref
 
 __all__ = ["selective_scan_fn", "selective_scan_ref", "selective_state_update"]
@@ -176,6 +177,9 @@ def selective_state_update(
     what the scan gives. For inference: it has no
     derivatives, and says so where one is asked for.
 
+    With heads, as in Mamba-2: state (b, h, p, n), x, dt and z (b, h, p), A (h, p, n), B and C
+    (b, g, n), D and dt_bias (h, p), y (b, h, p). What is one number a head is passed expanded.
+
     Args:
         state (float32, bfloat16, float16 or float64): the state (b, d, n), changed in place; with
             ``state_batch_indices`` a pool (slots, d, n).
@@ -217,6 +221,16 @@ def selective_state_update(
         >>> y
         tensor([[1.7500]])
     """
+    if isinstance(state, Tensor) and state.ndim == 4:
+        pooled = state_batch_indices is not None
+        folded, u, dt, A, D, z, dt_bias = fold_heads(state, x, dt, A, B, D, z, dt_bias, pooled)
+        y = selective_state_update(
+            *(folded, u, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices),
+            A_is_log=A_is_log,
+        )
+        if state.stride(1) != state.shape[2] * state.stride(2):  # flatten may have copied
+            state.copy_(folded.view(state.shape))
+        return y.view(x.shape)
     B, C = check_step(
         state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, A_is_log
     )

@@ -25,7 +25,7 @@ from ssm_core._tensors import (
     check_shape,
 )
 
-__all__ = ["Scan", "check_scan", "check_slots", "check_step", "state_dtype"]
+__all__ = ["Scan", "check_scan", "check_slots", "check_step", "check_writable", "state_dtype"]
 
 _accepted: set[tuple] = set()  # signatures of scans that were found good
 MOST_ACCEPTED = 1000  # a program that meets more is checked anew
@@ -157,7 +157,7 @@ def check_step(
     check_float(state, "state")
     rows = b if state_batch_indices is None else None
     check_shape(state, "state", ("b" if rows is not None else "slots", "d", "n"), (rows, d, n))
-    _check_writable(state, "state")
+    check_writable(state, "state")
     for name, value in (("dt", dt), ("z", z)):
         if value is not None or name == "dt":
             check_float(value, name)
@@ -206,7 +206,7 @@ def check_slots(state_batch_indices: Tensor, slots: int) -> None:
         raise ValueError("state_batch_indices names a state twice, expected each at most once")
 
 
-def _check_writable(x: Tensor, name: str) -> None:
+def check_writable(x: Tensor, name: str) -> None:
     """Check that x can change in place: each entry its own, and no gradient to be lost."""
     if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
         raise ValueError(

@@ -348,3 +348,91 @@ def test_operators_and_their_modules_agree_on_what_is_absent():
     made = torch.ops.ssm_core.selective_scan_backward(out, last, *given, saved, "cpu")
     assert [y.shape == (0,) for y in made] == [False] * 5 + [True] * 4
     assert _operators.SelectiveScan.forward(*given, False, "cpu")[0].shape == x["u"].shape
+
+
+# --- a step with heads ----------------------------------------------------------------------------
+
+
+def heads(b=3, h=4, p=3, g=2, n=5):
+    """Arguments of a step with heads, where a head has one step, one decay and one bias."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": random(b, h, p),
+        "dt": random(b, h, 1).expand(b, h, p),
+        "A": -torch.exp(random(h, 1, 1)).expand(h, p, n),
+        "B": random(b, g, n),
+        "C": random(b, g, n),
+        "D": random(h, 1).expand(h, p),
+        "z": random(b, h, p),
+        "dt_bias": random(h, 1).expand(h, p),
+        "dt_softplus": True,
+    }, random(b, h, p, n)
+
+
+def test_steps_with_heads_are_state_space_duality():
+    from ssm_core.ssd import ssd_fn
+
+    x, state = heads()
+    y, want = ssd_fn(
+        *(x["x"][:, None], x["dt"][:, None, :, 0], x["A"][:, 0, 0]),
+        *(x["B"][:, None], x["C"][:, None]),
+        D=x["D"][:, 0],
+        z=x["z"][:, None],
+        dt_bias=x["dt_bias"][:, 0],
+        dt_softplus=True,
+        initial_states=state,
+        return_final_states=True,
+    )
+    turned = state.mT.contiguous().mT.transpose(1, 2).contiguous().transpose(1, 2)
+    for given in (state.clone(), turned):
+        got = selective_state_update(given, **x)
+        torch.testing.assert_close(got, y[:, 0])
+        torch.testing.assert_close(given, want)
+
+
+def test_steps_with_heads_in_a_pool_of_states():
+    x, state = heads()
+    pool = torch.cat([state, state])
+    slots = torch.tensor([4, -1, 0], dtype=torch.int32)
+    before = pool.clone()
+    y = selective_state_update(pool, **x, state_batch_indices=slots)
+    start = before[[4, 0, 0]]
+    want = selective_state_update(start, **x)
+    torch.testing.assert_close(y[[0, 2]], want[[0, 2]])
+    assert not y[1].any() and torch.equal(pool[[1, 2, 3, 5]], before[[1, 2, 3, 5]])
+    torch.testing.assert_close(pool[[4, 0]], start[[0, 2]])
+
+
+def test_step_with_heads_compiled():
+    x, state = heads()
+    want_state = state.clone()
+    want = selective_state_update(want_state, **x)
+    y = torch.compile(selective_state_update, **FULLGRAPH)(state, **x)
+    torch.testing.assert_close((y, state), (want, want_state))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x": torch.zeros(3, 12)}, r"x has shape \(3, 12\), expected \(b, h, p\)"),
+        ({"dt": torch.zeros(3, 4)}, r"dt has shape \(3, 4\), expected \(b, h, p\) with b = 3"),
+        ({"A": torch.zeros(4)}, r"A has shape \(4,\), expected \(h, p, n\) with h = 4, p = 3"),
+        ({"B": torch.zeros(3, 5)}, r"B has shape \(3, 5\), expected \(b, g, n\)"),
+        ({"B": torch.zeros(3, 3, 5)}, "B has 3 groups, expected a divisor of the number of heads"),
+        ({"D": torch.zeros(4)}, r"D has shape \(4,\), expected \(h, p\) with h = 4, p = 3"),
+    ],
+)
+def test_messages_of_steps_with_heads(change, message):
+    x, state = heads()
+    with pytest.raises(ValueError, match=message):
+        selective_state_update(state, **x | change)
+
+
+def test_an_expanded_state_with_heads_is_refused():
+    x, state = heads()
+    with pytest.raises(ValueError, match="state is expanded"):
+        selective_state_update(state[:1].expand(3, -1, -1, -1), **x)
