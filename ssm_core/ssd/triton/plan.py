@@ -23,7 +23,7 @@ class Tuning:
     programs_outputs: int = 8
     programs_gradients: int = 4
     warps_states: int = 8
-    warps_outputs: int = 4
+    warps_outputs: int = 8
     warps_gradients: int = 8
     warps_weights: int = 8
     stages: int = 2  # of heads whose loads are under way, in shared memory
