@@ -79,7 +79,8 @@ def _run_on_cpu():
 
 
 def _ours(x, dt, A, B, C, D, z, dt_bias):
-    return ssd_fn(x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=True)
+    kernels = "triton" if x.is_cuda else "chunk"
+    return ssd_fn(x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=True, backend=kernels)
 
 
 def _loop(x, dt, A, B, C, D, z, dt_bias):

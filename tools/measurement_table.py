@@ -35,6 +35,7 @@ def rows():
         *_classification(),
         *_generation(),
         *_steps(),
+        *_ssd(),
     ]
 
 
@@ -247,6 +248,32 @@ def _steps():
             name,
             chapter,
         )
+
+
+def _ssd():
+    name = "ssd-cpu"
+    (row,) = measurements(name)["rows"]
+    for other, words in (("loop", "a loop over steps"), ("transformers", "transformers")):
+        ratios = row["contenders"][other]["times_slower_than_ours"]["forward_and_backward"]
+        yield _row(f"SSD with its gradient, {words} takes", _times(ratios), name, "api/ssd")
+    name = "ssd-h200"
+    for row in measurements(name)["rows"]:
+        if "left_out" not in row:
+            ratios = row["contenders"]["mamba_ssm"]["times_slower_than_ours"]
+            yield _row(
+                f"SSD with its gradient, b {row['b']}, L {row['L']}, h {row['h']}, the kernels of "
+                "Mamba-2's authors take, as calls",
+                _times(ratios["forward_and_backward_call"]),
+                name,
+                "api/ssd",
+            )
+            yield _row(
+                f"SSD with its gradient, b {row['b']}, L {row['L']}, h {row['h']}, the kernels of "
+                "Mamba-2's authors take, in a CUDA graph",
+                _times(ratios["forward_and_backward"]),
+                name,
+                "api/ssd",
+            )
 
 
 if __name__ == "__main__":

@@ -189,11 +189,11 @@ class _Layer(nn.Module):
         cu_seqlens: Tensor | Packing | None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         check_signal(u, ("b", "L", "d_model"), self.d_model, self.D.device)
-        packing = as_packing(cu_seqlens, len(u), u.shape[1], "u", u.device)
+        packing = as_packing(cu_seqlens, u.shape[0], u.shape[1], "u", u.device)
         if state is not None or return_state:
             self._check_causal()
         if state is not None:
-            check_state(state, len(u) if packing is None else packing.sequences, self.log_decay)
+            check_state(state, u.shape[0] if packing is None else packing.sequences, self.log_decay)
         if dt is not None:
             check_intervals(dt, u)
         with no_autocast(u.device):
@@ -298,7 +298,7 @@ class _Layer(nn.Module):
         """
         self._check_causal()
         check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
-        check_state(state, len(u), self.log_decay)
+        check_state(state, u.shape[0], self.log_decay)
         check_finite(u, "u")
         y, state = self._send(u[:, None], state, None, True, None)
         return y[:, 0], state
@@ -664,8 +664,8 @@ class S4D(_Layer):
         self._check_causal()
         check_signal(u, ("b", "d_model"), self.d_model, self.D.device)
         check_kind(dt, "dt")
-        check_shape(dt, "dt", ("b",), (len(u),))
-        check_state(state, len(u), self.log_decay)
+        check_shape(dt, "dt", ("b",), (u.shape[0],))
+        check_state(state, u.shape[0], self.log_decay)
         check_finite(u, "u")
         y, state = self._send(u[:, None], state, dt[:, None], True, None)
         return y[:, 0], state

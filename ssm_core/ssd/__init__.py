@@ -1,13 +1,13 @@
 r"""State space duality, the sequence layer of Mamba-2: one scalar decay a head and step.
 
 ======================================  ==========================================================
-``ssd_fn``                              the layer over a sequence, on the fastest backend there is
+``ssd_fn``                              the layer over a sequence
 ``ssd_matrix``                          the matrix that it multiplies by, for small lengths
 ``mamba_chunk_scan_combined``           the published call, for code that changes its import
 ======================================  ==========================================================
 
 The backends are ``reference``, a loop in plain autograd, and ``chunk`` (PyTorch, any device) and
-``triton`` (GPU), which cut time into chunks, compute inside them with matrix products, and have a
+``triton`` (GPU, on trial), which cut time into chunks, compute inside them with matrix products, and have a
 backward of their own. ``ssm_core.ssd.chunk`` has the algorithm, ``ssm_core.ssd._backends`` says what
 a backend is. One step for inference is ``ssm_core.scan.selective_state_update``.
 
@@ -89,8 +89,9 @@ def ssd_fn(
         return_final_states (bool): return the states after the last step too.
         chunk_size (int): steps of a chunk: 16, 32, 64, 128 or 256, or None for the backend's choice.
             It changes the speed and the rounding; triton takes shorter ones where long ones do not fit.
-        backend (str): "auto", "reference", "chunk" or "triton". Auto takes triton on CUDA devices, and
-            chunk where it cannot run: float64, another device, no package triton, n above 256.
+        backend (str): "auto", "reference", "chunk" or "triton". Auto takes chunk. The kernels of
+            triton are right in bfloat16 at p = 64, n = 128 on an H200 and fail there in float32 and at
+            other sizes, so they run only where they are asked for.
 
         x, dt, z, B, C may differ in dtype, except that float64 stands for all or none; decays and
         states are float32, or float64 for float64. In bfloat16, triton rounds the factors of its
