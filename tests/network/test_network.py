@@ -342,3 +342,11 @@ def test_compiles():
         lengths = torch.tensor(LENGTHS)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(u, lengths=lengths), model(u, lengths=lengths))
+
+
+def test_exports_with_any_batch():
+    model = SequenceModel(1, 3, d_model=8, n_layers=1, pool=True).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (torch.randn(4, 20, 1),), dynamic_shapes=({0: batch},))
+    u = torch.randn(7, 20, 1)
+    assert torch.allclose(program.module()(u), model(u), atol=1e-5)
