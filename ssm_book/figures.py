@@ -67,7 +67,8 @@ def use_style() -> None:
         >>> mpl.rcParams["axes.spines.top"]
         False
     """
-    mpl.colormaps.register(_AROUND_ZERO, force=True)
+    if _AROUND_ZERO.name not in mpl.colormaps:
+        mpl.colormaps.register(_AROUND_ZERO)
     mpl.rcParams.update(_STYLE)
 
 

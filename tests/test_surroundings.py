@@ -50,7 +50,7 @@ def opens_text_by_locale(call):
     if name in ("open", "fdopen"):
         module = getattr(getattr(call.func, "value", None), "id", "")
         mode = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
-        return module != "tarfile" and not any("b" in str(value) for value in mode)
+        return module not in ("tarfile", "Image") and not any("b" in str(value) for value in mode)
     return False
 
 

@@ -478,7 +478,8 @@ class _PlainStep:
     def __call__(self, model, tokens):
         """Read one token of each text (b,): logits of the next (b, vocabulary)."""
         if self.compiled is None:
-            self.compiled = _stepping.pack(model) or False
+            plain = all(map(_can_be_recorded, model.modules()))  # weights may be sharded, too
+            self.compiled = (plain and _stepping.pack(model)) or False
         if self.compiled:
             return self.compiled(tokens, self.cache)
         return self._read(model, tokens[:, None])

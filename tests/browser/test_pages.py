@@ -19,7 +19,8 @@ def test_fits_the_window(page):
     for look in LOOKS:
         page.show(*look)
         # Formulas are set when they come near: for a moment one may still have its old width.
-        page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+        fits = "document.documentElement.scrollWidth <= innerWidth"
+        page.tab.wait_for_function(fits, polling=100)
         nothing(page.ask("beyond"), f"too wide, {look}:")
 
 

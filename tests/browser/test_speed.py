@@ -35,7 +35,3 @@ def test_nothing_moves_and_nothing_blocks_while_a_slow_telephone_loads(browser, 
     assert loaded["shift"] < SHIFT
     assert loaded["first_formula"] < 20  # 5 on a machine with nothing else to do
     assert loaded["longest_task"] < 4
-
-
-def test_no_font_of_icons_is_loaded(page):
-    assert not [address for address, _ in page.ask("loaded") if "fontawesome" in address]

@@ -238,9 +238,8 @@ def test_drawn_tokens_are_among_the_allowed_ones(data, b, seed, temperature):
     logits = torch.randn(b, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
     top_k = data.draw(st.none() | st.integers(1, 14))
     top_p = data.draw(st.none() | st.floats(0.01, 1))
-    tokens = generation.sample(
-        logits, temperature, top_k, top_p, torch.Generator().manual_seed(seed)
-    )
+    rng = torch.Generator().manual_seed(seed)
+    tokens = generation.sample(logits, temperature, top_k=top_k, top_p=top_p, generator=rng)
     p = (logits.double() / temperature).softmax(-1)
     if top_k is not None:
         least = p.sort(dim=-1, descending=True).values[:, min(top_k, vocabulary) - 1, None]
