@@ -37,6 +37,9 @@ def state_update(
     A_is_log: bool,
 ) -> Tensor:
     """One step in place; all tensors are of one dtype, float32 or float64."""
+    # Copies, because numpy() would fix the size of a parameter's storage, and FSDP resizes it.
+    A = A.detach().clone()
+    D, dt_bias = (M if M is None else M.detach().clone() for M in (D, dt_bias))
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     nothing = x.new_empty(0)
     moved = state.detach().contiguous()
