@@ -1,5 +1,4 @@
-"""What the block and the model ask of modules and parameters: may a shortcut be taken, and in which
-precision does a value count."""
+"""In which precision a value of the block and the model counts."""
 
 from __future__ import annotations
 
@@ -8,9 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ssm_core._modules import is_plain
-
-__all__ = ["is_plain", "keep_wide", "widened"]
+__all__ = ["keep_wide", "widened"]
 
 
 def widened(x: Tensor, beside: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssm_core._modules import is_plain
 from ssm_core._tensors import check_kind, check_shape
 from ssm_core.mamba._arguments import as_tokens, check_token_range
-from ssm_core.mamba._modules import is_plain
 from ssm_core.mamba.block import Mamba, StepProjection
 
 __all__ = ["MambaStepper", "TokenStep", "pack"]

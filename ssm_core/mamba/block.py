@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssm_core._checks import as_choice, as_flag, as_int, as_positive, as_step_range
+from ssm_core._modules import is_plain
 from ssm_core._tensors import Packing, as_packing, check_finite
 from ssm_core.mamba import _operators
 from ssm_core.mamba._arguments import check_tensor
-from ssm_core.mamba._modules import is_plain, keep_wide, widened
+from ssm_core.mamba._modules import keep_wide, widened
 from ssm_core.scan import selective_scan_fn, selective_state_update
 
 __all__ = ["Mamba"]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ssm_core._checks import as_flag, as_int, as_positive, as_real
+from ssm_core._modules import is_plain
 from ssm_core._tensors import check_kind, check_shape
 from ssm_core.mamba import _stepping
 from ssm_core.mamba._arguments import as_tokens, check_tensor, check_token_range
-from ssm_core.mamba._modules import is_plain
 
 __all__ = ["Options", "generate", "read_prompts", "run", "sample", "stream_text"]
 
@@ -478,8 +478,7 @@ class _PlainStep:
     def __call__(self, model, tokens):
         """Read one token of each text (b,): logits of the next (b, vocabulary)."""
         if self.compiled is None:
-            plain = all(map(_can_be_recorded, model.modules()))  # weights may be sharded, too
-            self.compiled = (plain and _stepping.pack(model)) or False
+            self.compiled = _stepping.pack(model) or False
         if self.compiled:
             return self.compiled(tokens, self.cache)
         return self._read(model, tokens[:, None])

@@ -20,10 +20,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ssm_core._checks import as_choice, as_flag, as_int, as_positive
 from ssm_core._dispatch import is_transformed
+from ssm_core._modules import is_plain
 from ssm_core._tensors import Packing, as_device, as_packing, read_boundaries
 from ssm_core.mamba import _operators, checkpoint, generation
 from ssm_core.mamba._arguments import as_tokens, check_token_range
-from ssm_core.mamba._modules import is_plain, widened
+from ssm_core.mamba._modules import widened
 from ssm_core.mamba._stepping import MambaStepper
 from ssm_core.mamba.block import InferenceCache, Mamba
 
