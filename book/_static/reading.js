@@ -53,7 +53,18 @@
     };
   }
 
+  // A preview is placed when it opens; a formula in it is set later, and it would reach out of the window.
+  function placePreviewsAgain() {
+    window.tippy?.setDefaultProps({
+      onCreate(preview) {
+        const place = () => preview.popperInstance?.update();
+        new ResizeObserver(place).observe(preview.popper.firstElementChild);
+      },
+    });
+  }
+
   addEventListener("DOMContentLoaded", () => {
+    placePreviewsAgain();
     document.querySelectorAll(".chapter-head .hide-code").forEach(codeButton);
     const contents = document.getElementById("pst-page-toc-nav");
     const updates = [progressBar(), backToTop(), ...(contents ? [follower(contents)] : [])];

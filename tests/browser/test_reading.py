@@ -98,3 +98,16 @@ def test_names_break_in_a_window_of_320_pixels(browser, address, name):
     page = Page(browser, address, name, look=("light", 320))
     page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     page.close()
+
+
+def test_a_preview_of_a_formula_stays_in_a_narrow_window(browser, address):
+    page = Page(browser, address, "book/rnn", look=("light", 390))
+    page.tab.locator("article a[href='#equation-eq-rnn']:visible").first.hover()
+    formula = page.tab.locator("[data-tippy-root] mjx-container")
+    formula.wait_for()
+    page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    left, right = formula.evaluate(
+        "(e) => { const box = e.closest('.tippy-box').getBoundingClientRect(); return [box.left, box.right]; }"
+    )
+    assert 0 <= left < right <= 390
+    page.close()
