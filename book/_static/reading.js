@@ -63,8 +63,19 @@
     });
   }
 
+  // Paper is white: a dark page is printed in light colours, and is dark again afterwards.
+  function printInLightColours() {
+    let theme;
+    addEventListener("beforeprint", () => {
+      theme = root.dataset.theme;
+      root.dataset.theme = "light";
+    });
+    addEventListener("afterprint", () => { root.dataset.theme = theme; });
+  }
+
   addEventListener("DOMContentLoaded", () => {
     placePreviewsAgain();
+    printInLightColours();
     document.querySelectorAll(".chapter-head .hide-code").forEach(codeButton);
     const contents = document.getElementById("pst-page-toc-nav");
     const updates = [progressBar(), backToTop(), ...(contents ? [follower(contents)] : [])];

@@ -111,3 +111,24 @@ def test_a_preview_of_a_formula_stays_in_a_narrow_window(browser, address):
     )
     assert 0 <= left < right <= 390
     page.close()
+
+
+def test_a_dark_page_is_printed_in_light_colours(browser, address):
+    page = Page(browser, address, "book/rnn", look=("dark", 1280))
+    page.tab.evaluate(
+        """() => addEventListener("beforeprint", () => { window.paper = document.documentElement.dataset.theme; })"""
+    )
+    page.tab.pdf()
+    page.tab.wait_for_function("document.documentElement.dataset.theme === 'dark'", polling=100)
+    assert page.tab.evaluate("paper") == "light"
+    page.close()
+
+
+def test_charts_keep_their_colours_where_the_system_chooses_all_others(browser, address):
+    page = Page(browser, address, "book/mamba")
+    ink = "all => all.map((key) => getComputedStyle(key).backgroundColor + getComputedStyle(key).color)"
+    keys = page.tab.locator(".ssm-widget *")
+    before = keys.evaluate_all(ink)
+    page.tab.emulate_media(forced_colors="active")
+    assert keys.evaluate_all(ink) == before
+    page.close()
