@@ -24,9 +24,10 @@ def longest(html):
     return max(chapters, key=lambda page: (html / f"{page}.html").stat().st_size)
 
 
-def test_the_longest_chapter_is_light_to_its_end(browser, compressed, longest):
+def test_the_longest_chapter_is_light_and_still_to_its_end(browser, compressed, longest):
     read = page_speed.measure(browser, f"{compressed}{longest}.html", page_speed.DESK, slow=False)
     assert 100_000 < read["loaded"]["bytes"] <= read["read"]["bytes"] < BYTES, longest
+    assert read["read"]["shift"] < SHIFT, longest
 
 
 @pytest.mark.parametrize("page", ["book/hippo", "book/s4"])
