@@ -94,7 +94,7 @@ def measure(browser, address, width=PHONE, slow=True, read=True):
         cdp.send("Network.emulateNetworkConditions", LINE)
         cdp.send("Emulation.setCPUThrottlingRate", {"rate": 4})
     tab.goto(address, wait_until="load")
-    tab.wait_for_function("speed.formula !== null || performance.now() > 20000")
+    tab.wait_for_function("speed.formula !== null || performance.now() > 20000", polling=100)
     tab.wait_for_timeout(3000)
     loaded = {
         "bytes": round(sum(bytes_of)),

@@ -107,6 +107,10 @@ class Page:
     def ask(self, question, *arguments):
         return self.tab.evaluate(f"(a) => probes.{question}(...a)", arguments)
 
+    def until(self, condition, argument=None):
+        """Wait until a condition holds; asked by the clock, since a hidden page draws no frames."""
+        self.tab.wait_for_function(condition, arg=argument, polling=100)
+
     def close(self):
         self.tab.close()
 

@@ -60,7 +60,7 @@ def test_the_film_runs(page):
         assert words.inner_text() != last
         button.press("Enter")
         assert button.inner_text() == "Pause"
-        page.tab.wait_for_function("(slider) => slider.value > 2", arg=slider.element_handle())
+        page.until("(slider) => slider.value > 2", slider.element_handle())
         button.press("Enter")
         assert button.inner_text() == "Play"
         slider.press("End")

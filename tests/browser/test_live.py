@@ -79,6 +79,7 @@ class Live:
         self.tab.wait_for_function(
             "(words) => document.querySelector('.live [role=status]').textContent.includes(words)",
             arg=words,
+            polling=100,
         )
 
     def button(self, words, number):

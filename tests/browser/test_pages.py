@@ -19,8 +19,7 @@ def test_fits_the_window(page):
     for look in LOOKS:
         page.show(*look)
         # Formulas are set when they come near: for a moment one may still have its old width.
-        fits = "document.documentElement.scrollWidth <= innerWidth"
-        page.tab.wait_for_function(fits, polling=100)
+        page.until("document.documentElement.scrollWidth <= innerWidth")
         nothing(page.ask("beyond"), f"too wide, {look}:")
 
 
@@ -118,6 +117,10 @@ def test_weight(page, html, record_property):
     theme = sum(size for address, size in loaded.items() if "/_static/" in address)
     record_property("weight", (page.name, text, widgets, images, theme))
     assert widgets < WIDGETS
+
+
+def test_no_font_of_icons_is_loaded(page):
+    assert not [address for address, _ in page.ask("loaded") if "fontawesome" in address]
 
 
 def test_opens_from_a_file(browser, html):

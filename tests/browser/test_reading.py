@@ -68,9 +68,9 @@ def test_contents_follow_a_link_to_an_equation(chapter):
         """() => document.getElementById("equation-eq-legs-update").closest("section")
             .querySelector("h2").firstChild.textContent"""
     )
-    chapter.tab.wait_for_function(
+    chapter.until(
         "(n) => document.querySelector('#pst-page-toc-nav a[aria-current]')?.textContent.trim().startsWith(n)",
-        arg=section,
+        section,
     )
     assert len(in_contents(chapter.tab)) == 1
 
@@ -81,7 +81,7 @@ def test_a_bar_says_how_far_one_is_and_a_button_leads_back(chapter):
         "new DOMMatrix(getComputedStyle(document.querySelector('.reading-progress')).transform).a"
     )
     tab.evaluate("scrollTo({top: 8000, behavior: 'instant'})")
-    tab.wait_for_function(f"{along} > 0.1")
+    chapter.until(f"{along} > 0.1")
     back = tab.get_by_role("button", name="Back to top")
     for _ in range(20):  # who scrolls up may want the top
         if back.is_visible():
@@ -89,14 +89,14 @@ def test_a_bar_says_how_far_one_is_and_a_button_leads_back(chapter):
         tab.evaluate("scrollBy({top: -200, behavior: 'instant'})")
         tab.evaluate("probes.drawn()")
     back.click()
-    tab.wait_for_function(f"scrollY === 0 && {along} === 0")
-    tab.wait_for_function("!document.querySelector('#pst-page-toc-nav [aria-current]')")
+    chapter.until(f"scrollY === 0 && {along} === 0")
+    chapter.until("!document.querySelector('#pst-page-toc-nav [aria-current]')")
 
 
 @pytest.mark.parametrize("name", ["book/api", "book/benchmarks"])
 def test_names_break_in_a_window_of_320_pixels(browser, address, name):
     page = Page(browser, address, name, look=("light", 320))
-    page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    page.until("document.documentElement.scrollWidth <= innerWidth")
     page.close()
 
 
@@ -105,11 +105,21 @@ def test_a_preview_of_a_formula_stays_in_a_narrow_window(browser, address):
     page.tab.locator("article a[href='#equation-eq-rnn']:visible").first.hover()
     formula = page.tab.locator("[data-tippy-root] mjx-container")
     formula.wait_for()
-    page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    page.until("document.documentElement.scrollWidth <= innerWidth")
     left, right = formula.evaluate(
         "(e) => { const box = e.closest('.tippy-box').getBoundingClientRect(); return [box.left, box.right]; }"
     )
     assert 0 <= left < right <= 390
+    page.close()
+
+
+def test_a_preview_of_an_exercise_asks_for_no_font_of_icons(browser, address):
+    page = Page(browser, address, "book/hippo")
+    page.tab.locator("article a[href^='#ex-']:visible").first.hover()
+    page.tab.locator("[data-tippy-root] .admonition-title").wait_for()
+    page.ask("drawn")
+    page.tab.evaluate("document.fonts.ready")
+    assert not [url for url, _ in page.ask("loaded") if "fontawesome" in url]
     page.close()
 
 
@@ -119,7 +129,7 @@ def test_a_dark_page_is_printed_in_light_colours(browser, address):
         """() => addEventListener("beforeprint", () => { window.paper = document.documentElement.dataset.theme; })"""
     )
     page.tab.pdf()
-    page.tab.wait_for_function("document.documentElement.dataset.theme === 'dark'", polling=100)
+    page.until("document.documentElement.dataset.theme === 'dark'")
     assert page.tab.evaluate("paper") == "light"
     page.close()
 

@@ -73,9 +73,7 @@ def test_time_steps_and_plays(page):
         slider.press("End")
         play.press("Enter")  # begins anew
         assert play.inner_text() == "Pause"
-        page.tab.wait_for_function(
-            "([s, low]) => Number(s.value) > Number(low)", arg=[slider.element_handle(), low]
-        )
+        page.until("([s, low]) => Number(s.value) > Number(low)", [slider.element_handle(), low])
         play.press("Enter")
         assert play.inner_text() == "Play" and float(slider.input_value()) < float(
             slider.get_attribute("max")
