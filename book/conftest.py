@@ -7,10 +7,14 @@ by its name, which nbval alone would not look at.
 
 from __future__ import annotations
 
+import csv
+import pathlib
+
 import pytest
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
+TIMES = pathlib.Path(__file__).with_name("times.csv")
 HIDDEN = "application/papermill.record/"  # before the type of what a cell glues and does not show
 DRAWING = "image/svg+xml"  # a picture like the PNGs that nbval skips by itself
 ROUNDING = 1e-9  # |1.5 - 1.4| is a little more than 0.1
@@ -83,3 +87,12 @@ def pytest_collect_file(parent):
     found = yield
     return [Notebook.from_parent(parent, path=file.path) if isinstance(file, IPyNbFile) else file
             for file in found]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Chapters that take long begin first, so that two processes end together."""
+    with TIMES.open(encoding="utf-8", newline="") as file:
+        seconds = {row["chapter"][len("{doc}`"):-1]: float(row["seconds"])
+                   for row in csv.DictReader(file)}
+    items.sort(key=lambda item: -seconds.get(item.path.stem, 0))

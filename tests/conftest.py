@@ -20,6 +20,16 @@ settings.register_profile("full", max_examples=300, print_blob=True, **_PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+# A test or a module of these takes a minute and more. They begin first, so that no process is left
+# alone with one of them while the other has nothing to do.
+_LONG = re.compile(r"interpreter|test_live|test_standalone|test_speed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
     """Modules stay together, as with loadscope, but a page of the book stays with itself."""

@@ -72,6 +72,7 @@ class Page:
     def __init__(self, browser, address, name, look=LOOKS[0]):
         self.name = name
         self.wrong = []
+        self.look = None
         own = (address, "data:", "blob:")
         self.tab = tab = browser.new_page()
         tab.set_default_timeout(60_000)
@@ -91,6 +92,9 @@ class Page:
         tab.add_style_tag(content=f"*, ::before, ::after {{ {still} }}")
 
     def show(self, scheme, width):
+        if self.look == (scheme, width):
+            return
+        self.look = scheme, width
         self.tab.emulate_media(color_scheme=scheme)
         self.tab.set_viewport_size({"width": width, "height": 900})
         self.tab.evaluate("window.probes?.drawn()")

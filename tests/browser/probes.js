@@ -93,10 +93,13 @@ window.probes = (() => {
       || (arrow && ringed(arrow));
   }
 
-  // Note from now on what gets the focus.
-  function watchFocus() {
-    asked = reachable();
+  // Note from now on what gets the focus in a part of the page, and put the focus before that part.
+  function watchFocus(part) {
+    const all = reachable(), inside = document.querySelector(part);
+    asked = all.filter((element) => inside.contains(element));
     reached.clear();
+    document.activeElement.blur();
+    all[all.indexOf(asked[0]) - 1]?.focus();
     document.addEventListener("focusin", ({target}) => reached.set(target, marked(target)));
   }
 
@@ -108,7 +111,7 @@ window.probes = (() => {
 
   return {
     faintText, beyond, ground, watchFocus,
-    reachable: () => reachable().length,
+    asked: () => asked.length,
     missed: () => missed().map(name),
     unmarked: () => [...reached].filter(([, mark]) => !mark).map(([element]) => name(element)),
 

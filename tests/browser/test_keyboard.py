@@ -2,13 +2,15 @@
 
 from tests.browser.conftest import nothing
 
+WHOLE = {"book/index", "book/hippo", "book/api/lti"}  # elsewhere the frame of the page is the same
+
 
 def test_reaches_everything_and_shows_where_it_is(page):
-    page.tab.evaluate("document.activeElement.blur()")
-    page.ask("watchFocus")
+    page.ask("watchFocus", "body" if page.name in WHOLE else "article")
     for _ in range(3):  # contents that unfold on the way need more than one round
-        for _ in range(page.ask("reachable") + 10):
-            page.tab.keyboard.press("Tab")
+        for _ in range(page.ask("asked") + 10):
+            page.tab.keyboard.down("Tab")  # and held: each time the focus moves on
+        page.tab.keyboard.up("Tab")
         if not page.ask("missed"):
             break
     nothing(page.ask("missed"), "not reached:")
