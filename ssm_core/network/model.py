@@ -398,8 +398,17 @@ class ModelStepper:
     model: SequenceModel
     steppers: tuple[Any, ...]
 
-    def step(self, u: Tensor, states: Sequence[Any]) -> tuple[Tensor, list[Any]]:
-        """One sample (b, d_input) and the states before it, to (y (b, d_output), states after it)."""
+    def step(
+        self, u: Tensor, states: Sequence[Any], dt: Tensor | None = None
+    ) -> tuple[Tensor, list[Any]]:
+        """One sample (b, d_input) and the states before it, to (y (b, d_output), states after it).
+
+        ``dt`` (b,) is the time since the sample before, for layers that take it, as
+        :class:`ssm_core.s4.S4D` does. Then each layer computes the step for this time, in PyTorch.
+        """
+        if dt is not None:
+            with torch.no_grad():
+                return self.model.step(u, states, dt)
         network = self._network
         if network is None:
             # A layer without a stepper has its fastest step where no gradient is asked for.

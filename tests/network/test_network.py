@@ -163,11 +163,52 @@ def test_states_of_padded_sequences(ssm, pool):
 
 def test_uneven_steps():
     model, (u, dt) = network(), (torch.randn(2, 9, 3).double(), torch.rand(2, 9).double())
-    y, states = model(u, dt=dt), model.default_state(2)
-    for t in range(9):
-        z, states = model.step(u[:, t], states, dt=dt[:, t])
-        torch.testing.assert_close(z, y[:, t])
+    y = model(u, dt=dt)
+    for stepper in (model, model.stepper(), pickle.loads(pickle.dumps(model.stepper()))):
+        states = stepper.default_state(2)
+        for t in range(9):
+            z, states = stepper.step(u[:, t], states, dt=dt[:, t])
+            torch.testing.assert_close(z, y[:, t])
     torch.testing.assert_close(model(u, dt=torch.ones(2, 9)), model(u))
+
+
+def test_a_stepper_with_times_is_the_model_as_it_was():
+    model, u, dt = network(dropout=0.5).train(), torch.randn(2, 9, 3).double(), torch.rand(2, 9)
+    y, last = model.eval()(u, dt=dt.double(), return_state=True)
+    stepper = model.train().stepper()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    states = stepper.default_state(2)
+    for t in range(9):
+        z, states = stepper.step(u[:, t], states, dt[:, t])
+        torch.testing.assert_close(z, y[:, t], rtol=0, atol=1e-6)
+    assert not z.requires_grad
+    for x, want in zip(states, last):
+        torch.testing.assert_close(x, want, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        stepper.step(u[:, 0], states)[0], stepper.step(u[:, 0], states, torch.ones(2))[0]
+    )
+
+
+@pytest.mark.parametrize("ssm", [S4, Mamba])
+def test_a_stepper_refuses_times_that_its_layers_do_not_take(ssm):
+    stepper = network(ssm).stepper()
+    with pytest.raises(ValueError, match=rf"{ssm.__name__}.forward takes no argument dt"):
+        stepper.step(torch.zeros(2, 3).double(), stepper.default_state(2), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "dt, message",
+    [
+        (torch.ones(3), r"dt has shape \(3,\)"),
+        (torch.ones(2, 1), r"dt has shape \(2, 1\)"),
+        (-torch.ones(2), "dt holds -1"),
+    ],
+)
+def test_a_stepper_refuses_times_that_are_wrong(dt, message):
+    stepper = network().stepper()
+    with pytest.raises(ValueError, match=message):
+        stepper.step(torch.zeros(2, 3).double(), stepper.default_state(2), dt)
 
 
 @every_layer
