@@ -1,6 +1,7 @@
 """The notebooks for Colab and Binder: plain Markdown, the numbers of the book, runnable alone."""
 
 import copy
+import functools
 import itertools
 import pathlib
 import re
@@ -82,6 +83,7 @@ class Page(HTMLParser):
         self.links.append(attributes.get("href"))
 
 
+@functools.cache
 def page(name):
     """The built page of a chapter, if it has been built since the chapter changed."""
     built = BUILT / f"{name}.html"

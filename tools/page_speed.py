@@ -112,7 +112,7 @@ def measure(browser, address, width=PHONE, slow=True, read=True):
     while at < bottom:
         at += 600
         tab.evaluate("(y) => scrollTo({top: y, behavior: 'instant'})", at)
-        tab.wait_for_timeout(200 if slow else 50)
+        tab.wait_for_timeout(200)
     tab.wait_for_timeout(1000)
     all_read = {"bytes": round(sum(bytes_of)), **tasks_and_shift(tab)}
     context.close()
