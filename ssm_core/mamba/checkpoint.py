@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -33,6 +34,9 @@ import torch
 from torch import Tensor
 
 from ssm_core._checks import as_int, as_positive
+from ssm_core.mamba._mixer import option_defaults
+from ssm_core.mamba.block import Mamba
+from ssm_core.mamba.mamba2 import Mamba2
 
 __all__ = ["LAYOUTS", "Weights", "check_state", "locate", "save"]
 
@@ -78,9 +82,42 @@ _BLOCK_FIELDS = {
     "conv_bias": ("use_conv_bias", True),
     "bias": ("use_bias", False),
 }
-# The blocks that transformers has, by model_type: Falcon's divides Δ, B and C by their rms.
-_ARCHITECTURES = {"mamba": "MambaForCausalLM", "falcon_mamba": "FalconMambaForCausalLM"}
+# The same of Mamba-2. A chunk of theirs is a matter of speed: None, our choice, stands for 256.
+_MAMBA2_FIELDS = {
+    "d_state": ("state_size", 128),
+    "d_conv": ("conv_kernel", 4),
+    "expand": ("expand", 2),
+    "headdim": ("head_dim", 64),
+    "ngroups": ("n_groups", 8),
+    "dt_min": ("time_step_min", 0.001),
+    "dt_max": ("time_step_max", 0.1),
+    "dt_init_floor": ("time_step_floor", 1e-4),
+    "dt_limit": ("time_step_limit", (0.0, math.inf)),
+    "conv_bias": ("use_conv_bias", True),
+    "bias": ("use_bias", False),
+    "chunk_size": ("chunk_size", 256),
+}
+_CHUNK = 256
+_INFINITY = {"__float__": "Infinity"}  # as transformers 5 writes it, which reads the JSON of others
+# What the fields of a Mamba-2 model are where the file leaves them out, unlike those of Mamba.
+_MAMBA2_DEFAULTS = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 64,
+    "vocab_size": 32768,
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+# The models that transformers has, by model_type: in Falcon's, Δ, B and C are divided by their rms.
+_ARCHITECTURES = {
+    "mamba": "MambaForCausalLM",
+    "falcon_mamba": "FalconMambaForCausalLM",
+    "mamba2": "Mamba2ForCausalLM",
+}
 _FALCON_EPSILON = ("mixer_rms_eps", 1e-6)
+
+# Options of a Mamba-2 block that transformers has no field for, with the one value that it knows.
+_MAMBA2_FIXED = {"rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False, "d_ssm": None}
 
 _SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
 
@@ -105,6 +142,8 @@ _STATE_SPACES = (
 )
 _NEUTRAL: dict[str, Any] = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
 _STATE_SPACES_EPSILON = 1e-5
+# Options of our blocks that it has no argument for, with the value that its blocks compute with.
+_STATE_SPACES_OPTIONS: dict[str, Any] = {"mixer_rms_eps": None, "norm_eps": _STATE_SPACES_EPSILON}
 
 
 def locate(path: str | os.PathLike[str]) -> tuple[dict[str, Any], pathlib.Path]:
@@ -353,7 +392,7 @@ def _to_generation(fields, padded_vocab_size):
 
 
 def _from_transformers(published, file):
-    """The fields of MambaConfig from those of transformers' MambaForCausalLM."""
+    """The fields of MambaConfig from those of transformers' models."""
     kind = published.get("model_type", "mamba")
     if kind not in _ARCHITECTURES:
         raise ValueError(
@@ -363,10 +402,15 @@ def _from_transformers(published, file):
     if published.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ValueError(f"{file} has hidden_act {published['hidden_act']!r}, expected 'silu'")
 
-    def translated(names):
-        return {ours: published.get(theirs, default) for ours, (theirs, default) in names.items()}
+    mamba2 = kind == "mamba2"
 
-    fields, block = translated(_FIELDS), translated(_BLOCK_FIELDS)
+    def translated(names):
+        return {
+            ours: published.get(theirs, (_MAMBA2_DEFAULTS if mamba2 else {}).get(theirs, default))
+            for ours, (theirs, default) in names.items()
+        }
+
+    fields, block = translated(_FIELDS), translated(_MAMBA2_FIELDS if mamba2 else _BLOCK_FIELDS)
     d_model = as_int(fields["d_model"], "hidden_size")
     inner = int(as_positive(block["expand"], "expand") * d_model)
     found = as_int(published.get("intermediate_size", inner), "intermediate_size")
@@ -378,9 +422,27 @@ def _from_transformers(published, file):
         raise ValueError(
             f"{file} has intermediate_size {found}, expected expand * hidden_size = {inner}"
         )
+    if mamba2:
+        block = _mamba2_block(block, fields["norm_epsilon"], published, inner, file)
     rows = as_int(fields["vocab_size"], "vocab_size")
     fields["vocab_size"] = as_int(published.get(_UNPADDED, rows), _UNPADDED)
     return {**fields, "ssm_cfg": block, "pad_vocab_size_multiple": _multiple(fields, rows, file)}
+
+
+def _mamba2_block(block, epsilon, published, inner, file):
+    """The options of a Mamba-2 block, whose norm has the epsilon of the model in transformers."""
+    heads = as_int(published.get("num_heads", 128), "num_heads")
+    if heads * as_int(block["headdim"], "head_dim") != inner:
+        raise ValueError(
+            f"{file} has num_heads {heads} and head_dim {block['headdim']}, expected the product "
+            f"expand * hidden_size = {inner}"
+        )
+    limits = block["dt_limit"]
+    if isinstance(limits, (list, tuple)):
+        limits = [math.inf if x == _INFINITY else x for x in limits]
+    if block["chunk_size"] == _CHUNK:
+        del block["chunk_size"]
+    return {"layer": "Mamba2", **block, "dt_limit": limits, "norm_eps": epsilon}
 
 
 def _multiple(fields, rows, file):
@@ -394,38 +456,62 @@ def _multiple(fields, rows, file):
 
 
 def _to_transformers(fields, padded_vocab_size, dtype):
-    """The configuration of transformers' MambaForCausalLM, or FalconMambaForCausalLM."""
+    """The configuration of transformers' model of the same blocks."""
     if not fields["rms_norm"]:
         raise ValueError(
             "rms_norm is False, expected True: the layout of transformers has no LayerNorm"
         )
-    block = fields["ssm_cfg"]
-    config = {theirs: block.get(ours, default) for ours, (theirs, default) in _BLOCK_FIELDS.items()}
-    config.update({theirs: fields[ours] for ours, (theirs, _) in _FIELDS.items()})
-    name, _ = _FALCON_EPSILON
-    kind = "mamba" if block.get(name) is None else "falcon_mamba"
-    if kind == "falcon_mamba":
-        config[name] = block[name]
-    if config["time_step_rank"] == "auto":
-        config["time_step_rank"] = -(-fields["d_model"] // 16)
-    if config["expand"] != int(config["expand"]):
+    mamba2 = fields["ssm_cfg"].get("layer") == "Mamba2"
+    kind, block = (_to_mamba2 if mamba2 else _to_mamba)(fields)
+    if block["expand"] != int(block["expand"]):
         raise ValueError(
-            f"expand is {config['expand']}, expected a whole number: transformers takes no other"
+            f"expand is {block['expand']}, expected a whole number: transformers takes no other"
         )
-    config["expand"] = int(config["expand"])
+    block["expand"] = int(block["expand"])
     padded = {_UNPADDED: fields["vocab_size"]} if fields["vocab_size"] != padded_vocab_size else {}
     return {
         "architectures": [_ARCHITECTURES[kind]],
         "model_type": kind,
-        **config,
+        **{theirs: fields[ours] for ours, (theirs, _) in _FIELDS.items()},
+        **block,
         **padded,
         "vocab_size": padded_vocab_size,
         "hidden_act": "silu",
-        "intermediate_size": config["expand"] * config["hidden_size"],
+        "intermediate_size": block["expand"] * fields["d_model"],
         # It concerns the start of training only, but transformers 5 scales what it has loaded.
         "rescale_prenorm_residual": False,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def _to_mamba(fields):
+    """The model_type of a model of Mamba blocks, and the fields of a block."""
+    options = {**option_defaults(Mamba), **fields["ssm_cfg"]}
+    block = {theirs: options[ours] for ours, (theirs, _) in _BLOCK_FIELDS.items()}
+    if block["time_step_rank"] == "auto":
+        block["time_step_rank"] = -(-fields["d_model"] // 16)
+    name, _ = _FALCON_EPSILON
+    if options[name] is None:
+        return "mamba", block
+    return "falcon_mamba", {**block, name: options[name]}
+
+
+def _to_mamba2(fields):
+    """The same of Mamba-2 blocks."""
+    options = {**option_defaults(Mamba2), **fields["ssm_cfg"]}
+    fixed = {**_MAMBA2_FIXED, "norm_eps": fields["norm_epsilon"]}  # one epsilon for all norms
+    for name, value in fixed.items():
+        if options[name] != value:
+            raise ValueError(
+                f"{name} is {options[name]}, expected {value}: the layout of transformers has no "
+                "other"
+            )
+    block = {theirs: options[ours] for ours, (theirs, _) in _MAMBA2_FIELDS.items()}
+    block["chunk_size"] = block["chunk_size"] or _CHUNK
+    if tuple(block["time_step_limit"]) == (0.0, math.inf):  # their default; JSON has no infinity
+        del block["time_step_limit"]
+    heads = int(options["expand"] * fields["d_model"]) // options["headdim"]
+    return "mamba2", {**block, "num_heads": heads}
 
 
 def _from_state_spaces(published, file):
@@ -453,13 +539,15 @@ def _to_state_spaces(fields):
             f"norm_epsilon is {fields['norm_epsilon']:g}, expected "
             f"{_STATE_SPACES_EPSILON:g}: the layout state-spaces has no other"
         )
-    name, _ = _FALCON_EPSILON
-    if fields["ssm_cfg"].get(name) is not None:
-        raise ValueError(
-            f"{name} is {fields['ssm_cfg'][name]:g}, expected None: the layout "
-            "state-spaces has no norms inside a block"
-        )
-    block = {key: value for key, value in fields["ssm_cfg"].items() if key != name}
+    block = dict(fields["ssm_cfg"])
+    for name, neutral in _STATE_SPACES_OPTIONS.items():
+        value = block.pop(name, neutral)
+        if value != neutral:
+            raise ValueError(
+                f"{name} is {value:g}, expected {neutral}: the layout state-spaces has no other"
+            )
+    if block.get("chunk_size", 0) is None:
+        del block["chunk_size"]
     known = {**fields, **_NEUTRAL, "ssm_cfg": block}
     return {name: known[name] for name in _STATE_SPACES}
 

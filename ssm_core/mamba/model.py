@@ -1,4 +1,4 @@
-"""The Mamba language model: embedding, a stack of blocks on a float32 residual, and a head.
+"""The language model of Mamba and Mamba-2: embedding, a stack of blocks on a float32 residual, and a head.
 
 Names of modules and of the fields of :class:`MambaConfig` are those of the published checkpoints.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,18 +23,15 @@ from ssm_core._modules import is_plain
 from ssm_core._tensors import Packing, as_device, as_packing, read_boundaries
 from ssm_core.mamba import _operators, checkpoint, generation
 from ssm_core.mamba._arguments import as_tokens, check_token_range
+from ssm_core.mamba._mixer import InferenceCache, Mixer, option_defaults
 from ssm_core.mamba._modules import widened
 from ssm_core.mamba._stepping import MambaStepper
-from ssm_core.mamba.block import InferenceCache, Mamba
+from ssm_core.mamba.block import Mamba
+from ssm_core.mamba.mamba2 import Mamba2
 
 __all__ = ["MambaConfig", "MambaLM"]
 
-_BLOCK_OPTIONS = set(inspect.signature(Mamba).parameters) - {
-    "d_model",
-    "device",
-    "dtype",
-    "layer_idx",
-}
+BLOCKS: dict[str, type[Any]] = {"Mamba1": Mamba, "Mamba2": Mamba2}  # what ssm_cfg may name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +44,9 @@ class MambaConfig:
         d_model: width of the residual stream.
         n_layer: number of blocks.
         vocab_size: number of tokens.
-        ssm_cfg: arguments of :class:`ssm_core.mamba.Mamba` that differ from its defaults, and
-            ``"layer": "Mamba1"``, which names that block.
+        ssm_cfg: ``"layer"``, the block: "Mamba1" for :class:`ssm_core.mamba.Mamba`, which it is
+            unless something else is said, or "Mamba2" for :class:`ssm_core.mamba.Mamba2`; and
+            arguments of the block that differ from its defaults.
         rms_norm: RMSNorm; False is LayerNorm.
         norm_epsilon: added to the mean square before its root.
         residual_in_fp32: keep the residual stream in float32 in models of lower precision.
@@ -96,16 +93,17 @@ class MambaConfig:
         for names, check in _FIELD_CHECKS.items():
             for name in names:
                 object.__setattr__(self, name, check(getattr(self, name), name))
-        unknown = sorted(map(str, set(self.ssm_cfg) - _BLOCK_OPTIONS - {"layer"}))
+        name, known = self.block.__name__, option_defaults(self.block)
+        unknown = sorted(map(str, set(self.ssm_cfg) - set(known) - {"layer"}))
         if unknown:
             raise ValueError(
-                f"ssm_cfg holds {', '.join(unknown)}, expected options of the Mamba "
-                f"block: {', '.join(sorted(_BLOCK_OPTIONS))}"
+                f"ssm_cfg holds {', '.join(unknown)}, expected options of the {name} "
+                f"block: {', '.join(sorted(known))}"
             )
         try:
-            Mamba(**self.block_options(), device="meta")  # it checks each value
+            self.make_block(device="meta")  # it checks each value
         except (TypeError, ValueError) as error:
-            raise type(error)(f"ssm_cfg does not fit the Mamba block: {error}") from None
+            raise type(error)(f"ssm_cfg does not fit the {name} block: {error}") from None
 
     @property
     def padded_vocab_size(self) -> int:
@@ -113,18 +111,24 @@ class MambaConfig:
         multiple = self.pad_vocab_size_multiple
         return -(-self.vocab_size // multiple) * multiple
 
-    def block_options(self) -> dict[str, Any]:
-        """The arguments of each block: ``d_model`` and ``ssm_cfg`` without the name of the block."""
-        options = {"d_model": self.d_model, **self.ssm_cfg}
-        options.pop("layer", None)
-        return options
+    @property
+    def block(self) -> type[Any]:
+        """The class of the blocks, which ``ssm_cfg["layer"]`` names."""
+        return BLOCKS[self.ssm_cfg.get("layer", "Mamba1")]
+
+    def make_block(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Mixer:
+        """A block of a model with this configuration."""
+        options = {name: value for name, value in self.ssm_cfg.items() if name != "layer"}
+        return self.block(self.d_model, **options, device=device, dtype=dtype)
 
 
 def _as_ssm_cfg(value, name):
-    """A copy of a dict that names Mamba as its block."""
+    """A copy of a dict that names a block we have, or none."""
     if not isinstance(value, dict):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a dict")
-    as_choice(value.get("layer", "Mamba1"), f"{name}['layer']", ("Mamba1",))
+    as_choice(value.get("layer", "Mamba1"), f"{name}['layer']", tuple(BLOCKS))
     return dict(value)
 
 
@@ -156,7 +160,7 @@ _FIELD_CHECKS = {
 
 
 class MambaLM(nn.Module):
-    """A language model of Mamba blocks: token numbers in, logits of the next token out.
+    """A language model of Mamba or Mamba-2 blocks: token numbers in, logits of the next one out.
 
     A block sees the normed residual stream, and its output is added to the stream. The stream is
     float32 whatever the dtype of the weights.
@@ -420,10 +424,11 @@ class MambaLM(nn.Module):
     ) -> MambaLM:
         """Load a published checkpoint from disk; nothing is downloaded and nothing unpickled.
 
-        Both published layouts are read: ``config.json`` with ``pytorch_model.bin`` as the authors
-        of the paper publish it, and the one of ``transformers``, ``config.json`` of
-        ``MambaForCausalLM`` or ``FalconMambaForCausalLM`` with ``model.safetensors`` or
-        ``pytorch_model.bin``, in one file or in shards with an index.
+        Both published layouts are read, of Mamba and of Mamba-2: ``config.json`` with
+        ``pytorch_model.bin`` as the authors of the papers publish it, and the one of
+        ``transformers``, ``config.json`` of ``MambaForCausalLM``, ``FalconMambaForCausalLM`` or
+        ``Mamba2ForCausalLM`` with ``model.safetensors`` or ``pytorch_model.bin``, in one file or in
+        shards with an index.
 
         Args:
             path: the folder, or the file of weights (or their index) in it.
@@ -465,13 +470,15 @@ class MambaLM(nn.Module):
         Args:
             folder: made if it is not there.
             layout: "transformers": ``model.safetensors``, which ``transformers.MambaForCausalLM``
-                (with ``mixer_rms_eps``, ``FalconMambaForCausalLM``) loads; "state-spaces":
-                ``pytorch_model.bin`` as the authors of the paper publish it.
+                (with ``mixer_rms_eps``, ``FalconMambaForCausalLM``; of Mamba-2,
+                ``Mamba2ForCausalLM``) loads; "state-spaces": ``pytorch_model.bin`` as the authors of
+                the papers publish it.
 
         Raises:
-            ValueError: an unknown layout; a model that the layout cannot hold (LayerNorm in that of
-                ``transformers``; ``mixer_rms_eps`` or another ``norm_epsilon`` than 1e-5 in the
-                other); weights under other names than the published ones, as adapters leave them; a
+            ValueError: an unknown layout; a model that the layout cannot hold (in that of
+                ``transformers`` LayerNorm, and of Mamba-2 two epsilons, another norm or none,
+                ``d_ssm`` and ``D_has_hdim``; in the other ``mixer_rms_eps`` or another epsilon than
+                1e-5); weights under other names than the published ones, as adapters leave them; a
                 folder with weights in another format, which would be read instead.
         """
         layout = as_choice(layout, "layout", checkpoint.LAYOUTS)
@@ -519,7 +526,7 @@ class MambaLM(nn.Module):
             if isinstance(module, nn.Linear):
                 if module.bias is not None and not hasattr(module.bias, "_no_reinit"):
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, Mamba) and self.config.rescale_prenorm_residual:
+            elif isinstance(module, Mixer) and self.config.rescale_prenorm_residual:
                 module.out_proj.weight /= math.sqrt(self.config.n_layer)
 
 
@@ -631,7 +638,7 @@ class Layer(nn.Module):
         super().__init__()
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm = _norm(config, like)
-        self.mixer = Mamba(**config.block_options(), **like)
+        self.mixer = config.make_block(**like)
 
     def forward(
         self,

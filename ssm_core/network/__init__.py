@@ -1,4 +1,4 @@
-"""Networks for signals and tokens: blocks of S4, S4D, Mamba or a layer of your own.
+"""Networks for signals and tokens: blocks of S4, S4D, Mamba, Mamba-2 or a layer of your own.
 
 ====================  =============================================================================
 ``SequenceModel``     the network: classifies sequences, or maps a sequence to a sequence

@@ -35,8 +35,8 @@ class Block(nn.Module):
     """One residual block: norm, SSM, GELU, dropout, gated linear unit, dropout.
 
     Args:
-        ssm (torch.nn.Module): an S4, S4D or Mamba layer, or another one that provides what
-                               :mod:`ssm_core.network` lists
+        ssm (torch.nn.Module): an S4, S4D, Mamba or Mamba2 layer, or another one that
+                               provides what :mod:`ssm_core.network` lists
         dropout (float):       share of the channels that are dropped while training, 0 to 1, each
                                for a whole sequence
         reverse (torch.nn.Module): a second layer, which reads each sequence from its end to its

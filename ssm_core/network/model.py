@@ -59,8 +59,9 @@ class SequenceModel(nn.Module):
         d_output (int):  numbers in an output: classes, or what a sample of the output holds
         d_model (int):   channels
         n_layers (int):  blocks
-        ssm (callable):  makes the layer of a block from d_model: ``S4``, ``S4D``, ``Mamba``, or
-                         whatever makes a layer that provides what :mod:`ssm_core.network` lists
+        ssm (callable):  makes the layer of a block from d_model: ``S4``, ``S4D``, ``Mamba``,
+                         ``Mamba2``, or whatever makes a layer that provides what
+                         :mod:`ssm_core.network` lists
         ssm_cfg (dict):  arguments of ``ssm`` that differ from its defaults, such as
                          ``{"d_state": 16}``
         bidirectional (bool): read each sequence in both directions, by two layers in each block.

@@ -24,6 +24,7 @@ _LAYERS = {  # what a configuration may name, and where it is
     "S4": "ssm_core.s4",
     "S4D": "ssm_core.s4",
     "Mamba": "ssm_core.mamba",
+    "Mamba2": "ssm_core.mamba",
 }
 _DTYPES = {dtype_name(x): x for x in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 

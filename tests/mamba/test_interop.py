@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, prune
 
-from ssm_core.mamba import Mamba, MambaConfig, MambaLM
+from ssm_core.mamba import Mamba, MambaConfig, MambaLM, _convolution
 from ssm_core.mamba import block as block_module
 from ssm_core.optim import parameter_groups
 
@@ -90,7 +90,8 @@ def test_calling_a_module_is_the_same_as_the_shortcut_past_it(options, b, monkey
         return out, stepped(block, hidden), *grads
 
     short = run()
-    monkeypatch.setattr(block_module, "is_plain", lambda *_: False)
+    for module in (block_module, _convolution):
+        monkeypatch.setattr(module, "is_plain", lambda *_: False)
     for got, want in zip(run(), short, strict=True):
         close(got, want, 1e-11)
 

@@ -407,7 +407,7 @@ def test_two_captured_streams_at_a_time_keep_apart():
         ({"ssm_cfg": {"bias": "no"}}, TypeError, "bias is 'no', expected True or False"),
         ({"ssm_cfg": {"mixer_rms_eps": 0}}, ValueError, "mixer_rms_eps is 0, expected a number ab"),
         ({"ssm_cfg": {"dt_min": 1.0}}, ValueError, "dt_min is 1, expected at most dt_max"),
-        ({"ssm_cfg": {"layer": "Mamba2"}}, ValueError, "'Mamba2', expected one of: Mamba1"),
+        ({"ssm_cfg": {"layer": "Mamba3"}}, ValueError, "'Mamba3', expected one of: Mamba1, Mamba2"),
         ({"ssm_cfg": {"layer": 1}}, TypeError, r"ssm_cfg\['layer'\] is 1, expected one of"),
         ({"eos_token_id": "x"}, TypeError, "eos_token_id is 'x', expected an integer"),
         ({"eos_token_id": [1, -1]}, ValueError, "eos_token_id is -1, expected an integer of at"),

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import ssm_core.s4
-from ssm_core.mamba import Mamba
+from ssm_core.mamba import Mamba, Mamba2
 from ssm_core.network import Block, SequenceModel
 from ssm_core.network.layout import Layout, Packed, Padded
 from ssm_core.s4 import S4, S4D
 
-LAYERS = [S4, S4D, Mamba]
+LAYERS = [S4, S4D, Mamba, Mamba2]
 every_layer = pytest.mark.parametrize("ssm", LAYERS)
 LENGTHS = [9, 1, 20, 13]
 BOUNDS = torch.tensor([0, 9, 10, 30, 43], dtype=torch.int32)
@@ -24,7 +24,8 @@ def seed():
 
 
 def network(ssm=S4D, **more):
-    options = {"d_model": 8, "n_layers": 2, "ssm_cfg": {"d_state": 4}, **more}
+    ssm_cfg = {"d_state": 4, **({"headdim": 4, "ngroups": 2} if ssm is Mamba2 else {})}
+    options = {"d_model": 8, "n_layers": 2, "ssm_cfg": ssm_cfg, **more}
     return SequenceModel(3, 5, ssm=ssm, **options).double()
 
 
@@ -214,14 +215,14 @@ def test_a_stepper_refuses_times_that_are_wrong(dt, message):
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_tokens(ssm, dtype):
-    model = SequenceModel(6, 6, d_model=8, n_layers=1, ssm=ssm, tokens=True).eval()
+    model = SequenceModel(6, 6, d_model=32, n_layers=1, ssm=ssm, tokens=True).eval()
     tokens = torch.randint(6, (2, 10))
     y = model(tokens.to(dtype))
     assert y.shape == (2, 10, 6)
-    hot = SequenceModel(6, 6, d_model=8, n_layers=1, ssm=ssm).eval()
+    hot = SequenceModel(6, 6, d_model=32, n_layers=1, ssm=ssm).eval()
     weights = model.state_dict()
     weights["encoder.weight"] = weights["encoder.weight"].T.clone()
-    hot.load_state_dict({**weights, "encoder.bias": torch.zeros(8)})
+    hot.load_state_dict({**weights, "encoder.bias": torch.zeros(32)})
     torch.testing.assert_close(hot(nn.functional.one_hot(tokens, 6).float()), y)
     stepper = model.stepper()
     z, _ = stepper.step(tokens[:, 0].to(dtype), stepper.default_state(2))

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ssm_core.mamba import Mamba
+from ssm_core.mamba import Mamba, Mamba2
 from ssm_core.network import SequenceModel
 from ssm_core.s4 import S4, S4D
 
@@ -27,6 +27,8 @@ def saved(folder, **more):
         {"ssm": S4D, "ssm_cfg": {"d_state": 4, "bidirectional": True}},
         {"ssm": Mamba, "bidirectional": True, "dtype": torch.float64},
         {"ssm": Mamba, "tokens": True, "dtype": torch.bfloat16},
+        {"ssm": Mamba2, "ssm_cfg": {"d_state": 4, "headdim": 8, "dt_limit": [0.0, 0.5]}},
+        {"ssm": Mamba2, "ssm_cfg": {"headdim": 4, "ngroups": 2}, "dtype": torch.bfloat16},
     ],
 )
 def test_round_trip(tmp_path, options):
@@ -56,7 +58,9 @@ def test_layers_of_your_own(tmp_path):
         return S4D(d_model, 4)
 
     model = saved(tmp_path, ssm=layer, ssm_cfg=None)
-    with pytest.raises(ValueError, match="names the layer 'layer', expected one of S4, S4D, Mamba"):
+    with pytest.raises(
+        ValueError, match="names the layer 'layer', expected one of S4, S4D, Mamba, Mamba2"
+    ):
         SequenceModel.from_pretrained(tmp_path)
     u = torch.randn(1, 5, 3)
     assert torch.equal(SequenceModel.from_pretrained(tmp_path, ssm=layer)(u), model(u))
