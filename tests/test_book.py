@@ -7,6 +7,7 @@ import runpy
 
 import nbformat
 import pytest
+import snowballstemmer
 
 from tools.contents import chapters, notebooks, pages
 from tools.lengths import lengths
@@ -138,6 +139,21 @@ def test_a_recipe_is_short_shows_its_result_and_checks_it(name):
     assert page.cells <= 8
     assert page.results >= 1 and page.checks >= 1
     assert page.machinery == 0, "assert, glue or note in a cell that the reader sees"
+
+
+@pytest.mark.parametrize(
+    "asked", ["classification", "irregular", "anomaly", "resume", "stream", "LoRA", "SciPy"]
+)
+def test_the_search_finds_a_recipe(asked):
+    stem = snowballstemmer.stemmer("english").stemWord  # as the search of the pages does it
+    found = [
+        name for name in RECIPES if stem(asked.lower()) in map(stem, words(prose(name).lower()))
+    ]
+    assert found
+
+
+def words(text):
+    return re.findall(r"\w+", text)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

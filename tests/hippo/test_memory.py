@@ -200,6 +200,21 @@ def test_arrays_that_a_memory_gives_away_are_copies(measure, method):
     assert memory.time == pytest.approx(0.03) and memory.state["last"] == 3
 
 
+@pytest.mark.parametrize("measure", ["legs", "legt", "lagt"])
+@pytest.mark.parametrize(
+    "signal", [lambda t: np.sin(7 * t) + np.cos(17 * t), lambda t: np.sin(2 * t + t * t / 8)]
+)
+def test_straight_lines_are_the_best_rule_for_a_smooth_signal_at_uneven_times(measure, signal):
+    t = uneven(2000, mean=0.003)
+    fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], 10 * len(t))]))
+    want = project(signal(fine), measure, 16, method="foh", t=fine)[-1]
+    wrong = {
+        method: np.linalg.norm(project(signal(t), measure, 16, method=method, t=t)[-1] - want)
+        for method in ("bilinear", "zoh", "foh")
+    }
+    assert wrong["foh"] < 0.3 * min(wrong["bilinear"], wrong["zoh"])
+
+
 def test_uneven_samples_of_a_smooth_signal_converge_with_the_second_order():
     def error(L):
         steps = np.random.default_rng(2).uniform(0.2, 1.8, L)
