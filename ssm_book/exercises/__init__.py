@@ -89,6 +89,14 @@ from ssm_book.exercises.selective_scan import (
     check_scan_gradient,
     check_step_floors,
 )
+from ssm_book.exercises.ssd import (
+    check_best_chunk,
+    check_half_life,
+    check_learn_rate,
+    check_segment_sums,
+    check_ssd_gradient,
+    check_ssd_piece,
+)
 from ssm_book.exercises.training import (
     check_bits_in_pieces,
     check_delta_write,

@@ -433,4 +433,21 @@ CATALOGUE = {
         ("training",),
         _training_data,
     ),
+    "ssd": Entry(
+        "One matrix in four colours",
+        "sliders for the chunk size and for the states; the matrix of a head cut into chunks, with the "
+        "four parts that compute it, and what these multiply for each step.",
+        (
+            Slider("Q", "Chunk <i>Q</i>", 1, 64, 16, step="double"),
+            Slider("n", "States <i>n</i>", 4, 256, 64, step="double"),
+        ),
+        {
+            "Chunks of 1: the recurrence": {"Q": 1},
+            "Fewest multiplications": {"Q": 8},
+            "One chunk: attention": {"Q": 64},
+            "16 states": {"n": 16},
+        },
+        ("ssd",),
+        lambda: {"L": 64, "p": 64},
+    ),
 }

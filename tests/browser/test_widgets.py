@@ -93,6 +93,7 @@ HELD = {  # where to press, as shares of a plot's width and height, and what mus
     "s4": ((0.8, 0.5), ["n"]),
     "mamba": ((0.5, 0.5), ["wanted"]),
     "training": ((0.8, 0.5), ["tokens"]),
+    "ssd": ((0.5, 0.5), ["Q"]),
 }
 
 

@@ -236,6 +236,32 @@ def test_selective_scan():
     assert [len(level) for level in js("downSweep", levels)] == [1, 2, 4, 8, 16, 32, 64]
 
 
+def test_ssd():
+    js, rng = engine_for("ssd"), np.random.default_rng(0)
+    for L, Q, n, p in ((64, 16, 8, 4), (64, 1, 4, 64), (64, 64, 16, 8)):
+        blocks = js("ssdBlocks", L, Q)
+        chunks, steps = L // Q, np.arange(L) // Q
+        assert len(blocks["diagonal"]) == chunks
+        assert len(blocks["below"]) == chunks * (chunks - 1) // 2
+        owner = np.zeros((L, L))
+        for row, column, size in (*blocks["diagonal"], *blocks["below"]):
+            row, column, size = int(row), int(column), int(size)
+            owner[row : row + size, column : column + size] += 1
+        assert_allclose(owner, steps[:, None] >= steps)  # each block once
+
+        B, C, v = (rng.standard_normal((chunks, Q, k)) for k in (n, n, p))
+        state = np.zeros((chunks, n, p))
+        products = {  # the lengths of the axes of each product
+            "inside": chunks * (C @ B.mT).size * n // chunks + chunks * Q * (C[0] @ B[0].T @ v[0]).size,
+            "states": (B.mT @ v).size * Q,
+            "passing": state.size,
+            "outputs": (C @ state).size * n,
+        }
+        counted = js("ssdMultiplications", L, Q, n, p)
+        assert counted.pop("waiting") == chunks
+        assert_allclose([counted[key] * L for key in products], [*products.values()])
+
+
 def test_training():
     from benchmarks.generation import Transformer  # the same sizes as those that were measured
 
@@ -435,6 +461,7 @@ def at_start(control):
 # For what only a page has: panels, which here look at the numbers that they get, a drawing, and atob.
 STAND_INS = """
     globalThis.makeSpring = () => () => null,
+    globalThis.makeBlocks = () => () => null,
     globalThis.finite = true,
     globalThis.makePanel = () => (tables) => {
         const bad = (value) => value !== null && !Number.isFinite(value);
