@@ -98,5 +98,6 @@ All runs, with a limit of ten minutes a command; repeat a command until it says 
     done
 
 ``python -m experiments.bit`` is a study of its own, on a CPU: small recurrent networks, one bit, and
-how long they can wait for the question (see :mod:`experiments.bit`).
+how long they can wait for the question (see :mod:`experiments.bit`). ``python -m experiments.state``
+is another: recall with Mamba and Mamba-2, and states of several sizes (see :mod:`experiments.state`).
 """

@@ -255,7 +255,7 @@ def _ssd():
     (row,) = measurements(name)["rows"]
     for other, words in (("loop", "a loop over steps"), ("transformers", "transformers")):
         ratios = row["contenders"][other]["times_slower_than_ours"]["forward_and_backward"]
-        yield _row(f"SSD with its gradient, {words} takes", _times(ratios), name, "api/ssd")
+        yield _row(f"SSD with its gradient, {words} takes", _times(ratios), name, "ssd-deeper")
     name = "ssd-h200"
     for row in measurements(name)["rows"]:
         if "left_out" not in row:
@@ -265,14 +265,14 @@ def _ssd():
                 "Mamba-2's authors take, as calls",
                 _times(ratios["forward_and_backward_call"]),
                 name,
-                "api/ssd",
+                "ssd-deeper",
             )
             yield _row(
                 f"SSD with its gradient, b {row['b']}, L {row['L']}, h {row['h']}, the kernels of "
                 "Mamba-2's authors take, in a CUDA graph",
                 _times(ratios["forward_and_backward"]),
                 name,
-                "api/ssd",
+                "ssd-deeper",
             )
 
 

@@ -106,7 +106,7 @@ def ssd_fn(
         ValueError: a wrong shape, device, limit, chunk size, backend or boundary.
         TypeError: something that is not a tensor, or a dtype that is not taken, such as a complex one.
 
-    Source: Dao and Gu, "Transformers are SSMs: Generalized Models
+    Equations eq-ssd, eq-ssd-chunk. Source: Dao and Gu, "Transformers are SSMs: Generalized Models
     and Efficient Algorithms Through Structured State Space Duality" (2024), sections 3 and 6.
 
     Example:

@@ -1,6 +1,6 @@
 r"""SSD in chunks of Q steps, in PyTorch: matrix products inside a chunk, a recurrence between chunks.
 
-With a the logarithms of decays, :math:`a_t = \Delta_t A`, and everything counted within a chunk whose
+As equation eq-ssd-chunk, and eq-ssd-gradients backwards. With a the logarithms of decays, :math:`a_t = \Delta_t A`, and everything counted within a chunk whose
 state is S before its first step:
 
 .. math::

@@ -32,7 +32,7 @@ def ssd_matrix(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     Raises:
         ValueError, TypeError: as :func:`ssd_fn`.
 
-    Source: Dao and Gu, "Transformers are SSMs: Generalized Models and
+    Equation eq-ssd-matrix. Source: Dao and Gu, "Transformers are SSMs: Generalized Models and
     Efficient Algorithms Through Structured State Space Duality" (2024), section 3.
 
     Example:

@@ -252,7 +252,8 @@ def test_ssd():
         B, C, v = (rng.standard_normal((chunks, Q, k)) for k in (n, n, p))
         state = np.zeros((chunks, n, p))
         products = {  # the lengths of the axes of each product
-            "inside": chunks * (C @ B.mT).size * n // chunks + chunks * Q * (C[0] @ B[0].T @ v[0]).size,
+            "inside": chunks * (C @ B.mT).size * n // chunks
+            + chunks * Q * (C[0] @ B[0].T @ v[0]).size,
             "states": (B.mT @ v).size * Q,
             "passing": state.size,
             "outputs": (C @ state).size * n,
