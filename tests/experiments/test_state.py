@@ -36,6 +36,8 @@ def test_a_study_says_what_it_trained():
 
 def test_what_is_stored_is_complete():
     stored = json.loads((state.RESULTS / "state-cpu.json").read_text("utf-8"))
-    runs = {(run["model"], run["n"], run["seed"]) for run in stored["runs"]}
-    assert len(runs) == len(stored["runs"]) == 18
-    assert stored["setup"]["updates"] == state.UPDATES
+    runs = {(run["model"], run["n"], run["updates"], run["seed"]) for run in stored["runs"]}
+    assert len(runs) == len(stored["runs"])
+    for seed in range(3):
+        for kind in ("mamba", "mamba2"):
+            assert {(kind, n, state.UPDATES, seed) for n in state.STATES} <= runs
