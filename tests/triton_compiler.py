@@ -45,14 +45,19 @@ class Target:
         return 0
 
 
+def compiled(kernel, args, options, arch):
+    """The kernel as Triton compiles it for a target."""
+    with mock.patch.object(type(driver), "active", Target(arch), create=True):
+        return RUN(kernel, *args, grid=(1,), warmup=True, **options)
+
+
 def resources(kernel, args, options, arch, folder):
     """Registers a thread, stack in bytes a thread, shared memory in bytes a program."""
-    with mock.patch.object(type(driver), "active", Target(arch), create=True):
-        compiled = RUN(kernel, *args, grid=(1,), warmup=True, **options)
+    code = compiled(kernel, args, options, arch)
     path = folder / f"{kernel.__name__}.cubin"
-    path.write_bytes(compiled.asm["cubin"])
+    path.write_bytes(code.asm["cubin"])
     usage = subprocess.run(
         [CUOBJDUMP, "-res-usage", path], capture_output=True, encoding="utf-8", check=True
     ).stdout
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
-    return found | {"SHARED": compiled.metadata.shared}
+    return found | {"SHARED": code.metadata.shared}

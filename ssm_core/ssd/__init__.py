@@ -66,7 +66,7 @@ def ssd_fn(
     for each of h heads, whose state :math:`S_t` is a matrix (p, n) and whose decay is one number.
     :math:`\Delta_t` is ``dt`` plus ``dt_bias``, through softplus if asked for, and then within
     ``dt_limit``. Decays are exponentials of sums of :math:`\Delta_t A`, never of differences of
-    cumulative sums: large decays give 0 and no NaN. The same arguments give the same bits in every
+    cumulative sums in the dtype of the states: large decays give 0 and no NaN. The same arguments give the same bits in every
     run on a device, and offsets are 64 bits wide.
 
     Args:
@@ -90,8 +90,8 @@ def ssd_fn(
         chunk_size (int): steps of a chunk: 16, 32, 64, 128 or 256, or None for the backend's choice.
             It changes the speed and the rounding; triton takes shorter ones where long ones do not fit.
         backend (str): "auto", "reference", "chunk" or "triton". Auto takes chunk. The kernels of
-            triton are right in bfloat16 at p = 64, n = 128 on an H200 and fail there in float32 and at
-            other sizes, so they run only where they are asked for.
+            triton have not run on a GPU since they were rewritten (``benchmarks/NOTES.md``), so they
+            run only where they are asked for; they take steps of one sign.
 
         x, dt, z, B, C may differ in dtype, except that float64 stands for all or none; decays and
         states are float32, or float64 for float64. In bfloat16, triton rounds the factors of its

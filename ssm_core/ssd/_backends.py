@@ -83,7 +83,7 @@ def pick_backend(backend: str, x: Tensor, n: int) -> str:
     backend = as_choice(backend, "backend", BACKENDS)
     if (
         backend == "auto"
-    ):  # not yet triton: on an H200 some sizes and dtypes fail (benchmarks/NOTES.md)
+    ):  # not yet triton: benchmarks/NOTES.md says what a run on a GPU has to show
         return "chunk"
     if backend == "triton":
         check_triton(x, "x")

@@ -12,6 +12,7 @@ import torch
 
 from ssm_core.ssd import ssd_fn
 from ssm_core.ssd.triton import plan
+from tests.interpreted_addresses import addresses_checked  # noqa: F401
 from tests.scan.cases import TOLERANCE, assert_close, exactly
 from tests.ssd.cases import (
     FEATURES,

@@ -13,8 +13,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssm_core._triton import LOG2E, softplus
-
 # Sizes that a kernel is not compiled anew for when they are 1 or a multiple of 16.
 SIZES = ("h", "groups", "L", "chunks", "per_program", "programs_per_group", "s_xb", "s_xt", "s_zb",
          "s_zt", "s_db", "s_dt", "s_Bb", "s_Bt", "s_Cb", "s_Ct", "s_wb", "s_wt", "dt_min", "dt_max",
@@ -51,40 +49,36 @@ def chunk_of(i_chunk, p_cu, p_owner, L, chunks, Q: tl.constexpr):
 
 
 @triton.jit
-def at_chunk(p, i_b, s_b, start, s_t, ALIGNED: tl.constexpr):
-    """Where the first step of a chunk stands; ALIGNED says that all rows begin at 16 bytes."""
-    if ALIGNED:
-        s_b = tl.multiple_of(s_b, 8)
-        s_t = tl.multiple_of(s_t, 8)
-    return p + (i_b * s_b + start * s_t)
+def at_chunk(p, i_b, s_b, start, s_t, UNIT: tl.constexpr):
+    """Where the first step of a chunk stands. Strides are in units of UNIT elements: a product with a
+    constant is how the compiler learns that rows begin at 16 bytes."""
+    return p + (i_b * s_b + start * s_t) * UNIT
 
 
 @triton.jit
-def tile_of(s_t, steps, W: tl.constexpr, BW: tl.constexpr, Q: tl.constexpr, ALIGNED: tl.constexpr):
+def tile_of(s_t, steps, W: tl.constexpr, BW: tl.constexpr, Q: tl.constexpr, UNIT: tl.constexpr):
     """Offsets of BW columns of the steps of a chunk, (Q, BW) in 32 bits, and which of them are there;
     W columns are left."""
-    if ALIGNED:
-        s_t = tl.multiple_of(s_t, 8)
     o_q, o_w = tl.arange(0, Q)[:, None], tl.arange(0, BW)[None, :]
     here = o_q < steps
     if W < BW:
         here = here & (o_w < W)
-    return o_q * s_t + o_w, here
+    return o_q * s_t * UNIT + o_w, here
 
 
 @triton.jit
 def load_tile(p, s_t, steps, W: tl.constexpr, BW: tl.constexpr, Q: tl.constexpr,
-              ALIGNED: tl.constexpr):
+              UNIT: tl.constexpr):
     """BW columns from p on of each step of a chunk, (Q, BW), with zeros where there is none."""
-    o, here = tile_of(s_t, steps, W, BW, Q, ALIGNED)
+    o, here = tile_of(s_t, steps, W, BW, Q, UNIT)
     return tl.load(p + o, mask=here, other=0.0)
 
 
 @triton.jit
 def store_tile(p, s_t, steps, block, W: tl.constexpr, BW: tl.constexpr, Q: tl.constexpr,
-               ALIGNED: tl.constexpr):
+               UNIT: tl.constexpr):
     """The counterpart of ``load_tile``."""
-    o, here = tile_of(s_t, steps, W, BW, Q, ALIGNED)
+    o, here = tile_of(s_t, steps, W, BW, Q, UNIT)
     tl.store(p + o, block.to(p.dtype.element_ty), mask=here)
 
 
@@ -109,62 +103,39 @@ def load_state(p, i_chunk, i_h, i_p, h, P: tl.constexpr, BP: tl.constexpr, N: tl
 
 
 @triton.jit
-def raw_steps(p_dt, p_bias, o, here, i_h):
-    """dt with its bias, before softplus and limits, (Q,)."""
-    b_raw = tl.load(p_dt + o, mask=here, other=0.0).to(tl.float32)
-    if p_bias is not None:
-        b_raw += tl.load(p_bias + i_h)
-    return b_raw
+def load_steps(p_steps, i_chunk, i_h, h, Q: tl.constexpr):
+    """What ``make_steps`` left of a chunk and head: Δ, and the sums of Δ A from the start of the chunk
+    to each step, its own included, as high and low parts; (Q,) each."""
+    p = p_steps + (i_chunk * h + i_h) * (3 * Q) + tl.arange(0, Q)
+    return tl.load(p), tl.load(p + Q), tl.load(p + 2 * Q)
 
 
 @triton.jit
-def step_sizes(b_raw, here, dt_min, dt_max, SOFTPLUS: tl.constexpr):
-    """Δ, (Q,); a step that is not there gets 0, which leaves the state as it is."""
-    b_dt = softplus(b_raw) if SOFTPLUS else b_raw
-    b_dt = tl.maximum(b_dt, dt_min, propagate_nan=tl.PropagateNan.ALL)
-    b_dt = tl.minimum(b_dt, dt_max, propagate_nan=tl.PropagateNan.ALL)
-    return tl.where(here, b_dt, 0.0)
-
-
-@triton.jit
-def steps_of_chunk(p_dt, s_dt, p_bias, p_A, steps, i_h, dt_min, dt_max, SOFTPLUS: tl.constexpr,
-                   Q: tl.constexpr):
-    """For a chunk and head: Δ, Δ before softplus, Δ A, and Δ A of the step after each; (Q,) each.
-
-    p_dt is where the first step of the chunk stands. The step after the last of a chunk counts 0:
-    sums to the end of a chunk are sums of these.
-    """
-    A = tl.load(p_A + i_h).to(tl.float32) * LOG2E
-    o_q = tl.arange(0, Q)
-    b_raw = raw_steps(p_dt + i_h, p_bias, o_q * s_dt, o_q < steps, i_h)
-    b_dt = step_sizes(b_raw, o_q < steps, dt_min, dt_max, SOFTPLUS)
-    b_next = raw_steps(p_dt + i_h, p_bias, (o_q + 1) * s_dt, o_q + 1 < steps, i_h)
-    b_next = step_sizes(b_next, o_q + 1 < steps, dt_min, dt_max, SOFTPLUS)
-    return b_dt, b_raw, b_dt * A, b_next * A
-
-
-@triton.jit
-def from_start(b_a):
+def from_start(b_high):
     """The decay from the start of the chunk to each step, its own included, (Q,)."""
-    return tl.exp2(tl.cumsum(b_a, axis=0))
+    return tl.exp2(b_high)
 
 
 @triton.jit
-def to_end(b_next):
+def to_end(p_steps, b_high, b_low, i_chunk, i_h, h, Q: tl.constexpr):
     """The decay from each step, its own not included, to the end of the chunk, (Q,)."""
-    return tl.exp2(tl.cumsum(b_next, axis=0, reverse=True))
+    p_last = p_steps + (i_chunk * h + i_h) * (3 * Q) + Q - 1
+    return tl.exp2((tl.load(p_last + Q) - b_high) + (tl.load(p_last + 2 * Q) - b_low))
 
 
 @triton.jit
-def decays_within(b_a, Q: tl.constexpr):
-    """The decay from step j to step i, (Q, Q), zero for j > i.
+def decays(b_high, b_low, TRANSPOSED: tl.constexpr, Q: tl.constexpr):
+    """The decay from step j to step i at (i, j), or at (j, i) if transposed; zero for j > i.
 
-    Each exponent is a sum of its own, down a column: differences of sums from the start would lose
-    what those have in common.
+    The difference of two sums from the start has nearly twice the digits of float32, so that nothing
+    is lost by what the two sums have in common.
     """
-    o_i, o_j = tl.arange(0, Q)[:, None], tl.arange(0, Q)[None, :]
-    b_sums = tl.cumsum(tl.where(o_i > o_j, b_a[:, None], 0.0), axis=0)
-    return tl.where(o_i >= o_j, tl.exp2(b_sums), 0.0)
+    o_r, o_c = tl.arange(0, Q)[:, None], tl.arange(0, Q)[None, :]
+    b_sums = (b_high[:, None] - b_high[None, :]) + (b_low[:, None] - b_low[None, :])
+    if TRANSPOSED:
+        return tl.where(o_r <= o_c, tl.exp2(-b_sums), 0.0)
+    else:
+        return tl.where(o_r >= o_c, tl.exp2(b_sums), 0.0)
 
 
 @triton.jit

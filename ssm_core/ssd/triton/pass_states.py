@@ -13,13 +13,13 @@ AHEAD = tl.constexpr(8)  # chunks whose loads are under way together
 
 
 @triton.jit(do_not_specialize=SIZES)
-def pass_states(p_added, p_sums, p_first, p_carried, p_last, p_cu, h, chunks, SIZE: tl.constexpr,
+def pass_states(p_added, p_steps, p_first, p_carried, p_last, p_cu, h, chunks, SIZE: tl.constexpr,
                 BLOCK: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr):
     """The state before each chunk, into p_carried, and after the last, into p_last (rows, h, SIZE).
 
     REVERSE goes from the last chunk to the first, with the gradient after each chunk and before the
     first. p_first (rows, h, SIZE) is what it begins with, or None for zeros; p_added and p_carried are
-    (chunks of all rows, h, SIZE), p_sums (chunks of all rows, h).
+    (chunks of all rows, h, SIZE), p_steps (chunks of all rows, h, 3, Q), by ``make_steps``.
     """
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     o = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -41,7 +41,8 @@ def pass_states(p_added, p_sums, p_first, p_carried, p_last, p_cu, h, chunks, SI
         sums, added = (), ()
         for k in tl.static_range(AHEAD):
             i_chunk = i_first + (count - 1 - i - k if REVERSE else i + k)
-            sums = sums + (tl.load(p_sums + i_chunk * h + i_h, mask=i + k < count, other=0.0),)
+            p_sum = p_steps + (i_chunk * h + i_h) * (3 * Q) + 2 * Q - 1  # over the whole chunk
+            sums = sums + (tl.load(p_sum, mask=i + k < count, other=0.0),)
             o_chunk = (i_chunk * h + i_h) * SIZE + o
             here = known & (o * 0 + (i + k) < count)
             added = added + (tl.load(p_added + o_chunk, mask=here, other=0.0),)

@@ -16,20 +16,43 @@ from ssm_core.ssd._arguments import SSD
 class Tuning:
     """Numbers to be chosen by measuring."""
 
-    chunk: int = 64  # steps of a chunk, for up to 128 states; 32 for more
-    longest: int = 128  # chunk that is taken when it is asked for
-    channels: int = 64  # of a block, at most
+    chunk: int = 64  # steps of a chunk, where blocks allow it
     programs_states: int = 8  # for each processor, by kernel
     programs_outputs: int = 8
     programs_gradients: int = 4
-    warps_states: int = 8
-    warps_outputs: int = 8
-    warps_gradients: int = 8
-    warps_weights: int = 8
-    stages: int = 2  # of heads whose loads are under way, in shared memory
 
 
 TUNING = Tuning()
+HEADS = 16  # of a program of the kernels of steps
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sizes of blocks, and what they take."""
+
+    chunk: int  # steps, at most
+    channels: int  # at most
+    warps: int
+    stages: int  # of heads whose loads are under way, in shared memory
+    kilobytes: int  # of shared memory, by the kernel that takes most of it
+
+
+# By bytes of a factor and number of states, up to. No GPU since sm_80 has less than 99 KB. Four warps
+# hold the 64 rows of a product; Triton gives more warps more rows, and where there are no more they
+# repeat what the first four do. Float32 needs three products for one, and registers for their factors.
+# ``tests/ssd/test_triton_compiles.py`` holds all this against the compiler.
+BLOCKS = {
+    (2, 128): Blocks(64, 64, 4, 2, 68),
+    (2, 256): Blocks(32, 64, 4, 2, 56),
+    (4, 64): Blocks(32, 64, 4, 1, 64),
+    (4, 128): Blocks(32, 64, 8, 1, 80),
+    (4, 256): Blocks(16, 64, 8, 1, 96),
+}
+
+
+def blocks_for(size: int, n: int) -> Blocks:
+    """Blocks for factors of so many bytes and n states."""
+    return next(blocks for (s, most), blocks in BLOCKS.items() if s == size and n <= most)
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,11 @@ class Plan:
         units = max(1, self.chunks * self.groups)
         parts = min(self.heads, ceil_div(programs * self.processors, units))
         return ceil_div(self.heads, parts)
+
+    @property
+    def unit(self) -> int:
+        """Elements that all strides are multiples of."""
+        return self.constants["UNIT"]
 
     @property
     def share_states(self) -> int:
@@ -84,25 +112,25 @@ def make_plan(given: SSD) -> Plan:
 
     x, B = given.x, given.B
     (b, L, h, p), (g, n) = x.shape, B.shape[2:]
-    BN, BP = max(16, power_of_two(n)), min(TUNING.channels, max(16, power_of_two(p)))
-    Q = min(given.chunk_size or TUNING.chunk, TUNING.longest if BN <= 128 else 32)
+    low = x.dtype == torch.bfloat16 and x.device.type != "cpu"  # the interpreter multiplies no bfloat16
+    blocks = blocks_for(2 if low else 4, n)
+    BN, BP = max(16, power_of_two(n)), min(blocks.channels, max(16, power_of_two(p)))
+    Q = min(given.chunk_size or TUNING.chunk, blocks.chunk)
     bounds = given.cu_seqlens
     rows = b if bounds is None else len(bounds) - 1
     chunks_per_row = ceil_div(L, Q) if bounds is None else 0
     chunks = rows * chunks_per_row if bounds is None else L // Q + rows
-    low = x.dtype == torch.bfloat16 and x.device.type != "cpu"  # the interpreter multiplies no bfloat16
     half = {M.dtype for M in (x, B, given.C)} == {torch.float16}
     strides = [s for M in (x, B, given.C, given.z) if M is not None for s in M.stride()[:2]]
     return Plan(
         rows, chunks_per_row, chunks, g, h // g, L, (p, n),
         None if bounds is None else _owners(bounds, chunks, Q),
         torch.bfloat16 if low else torch.float32, processors(x.device),
-        {"SOFTPLUS": given.dt_softplus,
-         "ALIGNED": all(s % 8 == 0 for s in strides) and p % 8 == 0 and n % 8 == 0,
+        {"UNIT": 8 if all(s % 8 == 0 for s in (p, n, *strides)) else 1,
          "P": p, "BP": BP, "N": n, "BN": BN, "Q": Q,
          "COMPUTE": tl.bfloat16 if low else tl.float32,
-         "PRECISION": "tf32" if low or half else "tf32x3", "num_stages": TUNING.stages,
-         "enable_fp_fusion": True})
+         "PRECISION": "tf32" if low or half else "tf32x3", "num_warps": blocks.warps,
+         "num_stages": blocks.stages, "enable_fp_fusion": True})
 
 
 def _owners(bounds: Tensor, chunks: int, Q: int) -> Tensor:
