@@ -8,6 +8,8 @@ import re
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import triton_interpreter
+
 KILOBYTE = 1000
 PARTS = "text", "widgets", "figures", "theme"
 WEIGHTS = pathlib.Path(__file__).parents[1] / "_build" / "page-weights.txt"
@@ -19,6 +21,9 @@ settings.register_profile("fast", max_examples=10, derandomize=True, database=No
 settings.register_profile("full", max_examples=300, print_blob=True, **_PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    triton_interpreter.prepare_once()
 
 # A test or a module of these takes a minute and more. They begin first, so that no process is left
 # alone with one of them while the other has nothing to do.

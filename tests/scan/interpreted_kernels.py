@@ -14,6 +14,7 @@ import ssm_core.scan
 from ssm_core.scan import selective_scan_ref
 from ssm_core.scan.triton import plan
 from tests.scan.cases import (
+    FEATURES,
     TOLERANCE,
     Behaviour,
     arguments,
@@ -33,7 +34,17 @@ class TestTriton(Behaviour):
     odd: ClassVar = {"b": 1, "d": 6, "L": 11, "n": 3}
     full: ClassVar = {"b": 2, "d": 32, "L": 8, "n": 8}
     cuts = (0, 1, 8, 11)
-    length = 2**7
+    length = 2**6
+
+    @pytest.mark.parametrize(
+        "shape, feature",
+        [
+            *(("odd", name) for name in FEATURES),
+            *(("full", name) for name in ("all arguments", "constant B and C", "packed groups")),
+        ],
+    )
+    def test_outputs_and_gradients(self, shape, feature):
+        super().test_outputs_and_gradients(shape, feature)
 
     @pytest.fixture(autouse=True)
     def _steps_too(self, monkeypatch):
