@@ -206,7 +206,12 @@ def logits(model, ids, pieces):
         return torch.cat([model(piece, cache) for piece in ids.split(pieces, dim=1)], dim=1)
 
 
-@pytest.mark.parametrize("options", [{}, {"rms_norm": False}, {"ssm_cfg": {"bias": True}}])
+MAMBA2 = {"layer": "Mamba2", "headdim": 16, "d_state": 32, "ngroups": 3}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rms_norm": False}, {"ssm_cfg": {"bias": True}}, {"ssm_cfg": MAMBA2}]
+)
 @pytest.mark.parametrize("pieces", [[70], [64, 1, 5], [1] * 70])
 def test_model(options, pieces, plain):
     model, ids = make_model(**options)
@@ -233,8 +238,9 @@ def test_hooks_see_the_stream(plain):
 
 
 @pytest.mark.parametrize("b", [1, 64])
-def test_generation(b, plain):
-    model, ids = make_model()
+@pytest.mark.parametrize("options", [{}, {"ssm_cfg": {**MAMBA2, "dt_limit": (0.01, 0.5)}}])
+def test_generation(b, options, plain):
+    model, ids = make_model(**options)
     prompt = ids[:1].expand(b, -1)
     captured = model.generate(prompt, 30)
     assert torch.equal(captured, model.generate(prompt, 30, cuda_graph=False))

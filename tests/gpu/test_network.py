@@ -8,21 +8,21 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from ssm_core.mamba import Mamba
+from ssm_core.mamba import Mamba, Mamba2
 from ssm_core.network import SequenceModel
 from ssm_core.s4 import S4, S4D
 
+LAYERS = [(S4, {}), (S4D, {}), (Mamba, {}), (Mamba2, {"d_state": 16, "headdim": 8, "ngroups": 2})]
 LENGTHS = [50, 1, 200, 130]
 BOUNDS = [0, 50, 51, 251, 381]
 
 
-@pytest.mark.parametrize("ssm", [S4, S4D, Mamba])
+@pytest.mark.parametrize("ssm, ssm_cfg", LAYERS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_ragged_batches(ssm, bidirectional):
+def test_ragged_batches(ssm, ssm_cfg, bidirectional):
     torch.manual_seed(0)
-    exact = SequenceModel(
-        3, 5, d_model=16, n_layers=2, ssm=ssm, bidirectional=bidirectional, pool=True
-    ).double()
+    options = {"d_model": 16, "n_layers": 2, "ssm": ssm, "ssm_cfg": ssm_cfg}
+    exact = SequenceModel(3, 5, **options, bidirectional=bidirectional, pool=True).double()
     model = copy.deepcopy(exact).float().cuda()
     u, dt = torch.randn(4, 200, 3, dtype=torch.float64), 2 * torch.rand(4, 200, dtype=torch.float64)
     dt = dt if ssm is S4D else None
@@ -48,10 +48,11 @@ def on_gpu(x):
     return None if x is None else x.float().cuda()
 
 
-@pytest.mark.parametrize("ssm", [S4, S4D, Mamba])
-def test_steps(ssm):
+@pytest.mark.parametrize("ssm, ssm_cfg", LAYERS)
+def test_steps(ssm, ssm_cfg):
     torch.manual_seed(0)
-    model = SequenceModel(6, 6, d_model=16, n_layers=2, ssm=ssm, tokens=True).cuda().eval()
+    options = {"d_model": 16, "n_layers": 2, "ssm": ssm, "ssm_cfg": ssm_cfg}
+    model = SequenceModel(6, 6, **options, tokens=True).cuda().eval()
     tokens = torch.randint(6, (2, 20), device="cuda")
     with torch.no_grad():
         want, stepper = model(tokens), model.stepper()

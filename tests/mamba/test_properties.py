@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ssm_core.mamba import Mamba, MambaConfig, MambaLM, generation
+from ssm_core.mamba import Mamba, Mamba2, MambaConfig, MambaLM, generation
 
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 6e-2}
 
@@ -29,23 +29,62 @@ def blocks(draw, dtype=torch.float64):
         "conv_bias": draw(st.booleans()),
         "mixer_rms_eps": draw(st.sampled_from([None, 1e-6, 0.1])),
     }
+    return changed(draw, lambda: Mamba(**options, dtype=torch.float64)).to(dtype)
+
+
+@st.composite
+def mamba2_options(draw):
+    """A width and options of a Mamba-2 block of any small size."""
+    ngroups, heads, headdim = (draw(st.integers(1, 3)) for _ in range(3))
+    d_ssm = ngroups * heads * headdim
+    expand = draw(st.sampled_from([1, 2]))
+    return (d_ssm + draw(st.integers(0, 3))) if expand == 1 else d_ssm, {
+        "expand": expand,
+        "headdim": headdim,
+        "ngroups": ngroups,
+        "d_ssm": d_ssm,
+        "d_state": draw(sizes),
+        "d_conv": draw(st.integers(1, 6)),
+        "D_has_hdim": draw(st.booleans()),
+        "rmsnorm": draw(st.booleans()),
+        "norm_before_gate": draw(st.booleans()),
+        "dt_limit": draw(st.sampled_from([(0.0, float("inf")), (0.2, 0.8)])),
+        "bias": draw(st.booleans()),
+        "conv_bias": draw(st.booleans()),
+    }
+
+
+@st.composite
+def blocks_of_both_kinds(draw):
+    if draw(st.booleans()):
+        return draw(blocks())
+    d_model, options = draw(mamba2_options())
+    return changed(draw, lambda: Mamba2(d_model, **options, dtype=torch.float64))
+
+
+def changed(draw, make):
+    """A block with parameters away from their special values at the start."""
     torch.manual_seed(draw(seeds))
-    block = Mamba(**options, dtype=torch.float64)
+    block = make()
     with torch.no_grad():
         for parameter in block.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    return block.to(dtype)
+    return block
 
 
 @st.composite
 def models(draw):
     torch.manual_seed(draw(seeds))
+    d_model, ssm_cfg = draw(st.integers(1, 9)), {"d_state": draw(sizes), "d_conv": draw(sizes)}
+    if draw(st.booleans()):
+        d_model, options = draw(mamba2_options())
+        ssm_cfg = {"layer": "Mamba2", **options}
     model = MambaLM(
         MambaConfig(
-            draw(st.integers(1, 9)),
+            d_model,
             draw(st.integers(1, 3)),
             draw(st.integers(1, 20)),
-            {"d_state": draw(sizes), "d_conv": draw(sizes)},
+            ssm_cfg,
             rms_norm=draw(st.booleans()),
             pad_vocab_size_multiple=draw(st.integers(1, 8)),
             tie_embeddings=draw(st.booleans()),
@@ -87,7 +126,7 @@ def cut(draw, L):
 
 @given(st.data(), sizes, lengths, seeds)
 def test_steps_pieces_and_one_pass_agree(data, b, L, seed):
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     hidden = signal(block, b, L, seed)
     whole, pieces, steps = (block.allocate_inference_cache(b, L) for _ in range(3))
     with torch.set_grad_enabled(data.draw(st.booleans())):
@@ -103,7 +142,7 @@ def test_steps_pieces_and_one_pass_agree(data, b, L, seed):
 
 @given(st.data(), lengths, seeds)
 def test_packed_sequences_are_separate_ones(data, L, seed):
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     row, pieces = signal(block, 1, L, seed), cut(data.draw, L)
     n, bounds = len(pieces), torch.tensor(np.cumsum([0, *pieces]), dtype=torch.int32)
     cache = block.allocate_inference_cache(n, 0)
@@ -121,7 +160,7 @@ def test_packed_sequences_are_separate_ones(data, L, seed):
 
 @given(st.data(), sizes, st.integers(1, 12), seeds)
 def test_a_block_is_causal_and_rows_do_not_meet(data, b, L, seed):
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     hidden, t = signal(block, b, L, seed), data.draw(st.integers(0, L - 1))
     want = block(hidden)
     changed = hidden.clone()
@@ -135,7 +174,7 @@ def test_a_block_is_causal_and_rows_do_not_meet(data, b, L, seed):
 
 @given(st.data(), sizes, lengths, seeds)
 def test_strides_and_views_change_nothing(data, b, L, seed):
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     hidden = signal(block, b, L, seed)
     want = block(hidden)
     wide = torch.full((L, b + 1, 2 * block.d_model), torch.nan, dtype=torch.float64)
@@ -167,7 +206,7 @@ def test_every_precision_is_near_the_exact_numbers(data, dtype, b, L, seed):
 @given(st.data(), sizes, st.integers(1, 8), seeds)
 def test_gradients_do_not_depend_on_the_way(data, b, L, seed):
     """Of one pass, and of the same sequences packed into one row."""
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     hidden, weight = signal(block, b, L, seed), signal(block, b, L, seed + 1)
 
     def gradients(run):
@@ -253,7 +292,7 @@ def test_drawn_tokens_are_among_the_allowed_ones(data, b, seed, temperature):
 
 @given(st.data())
 def test_bad_tensors_are_refused_with_a_sentence(data):
-    block = data.draw(blocks())
+    block = data.draw(blocks_of_both_kinds())
     shape = data.draw(st.lists(st.integers(0, 4), max_size=4))
     dtype = data.draw(
         st.sampled_from([torch.float64, torch.float32, torch.int64, torch.complex64, torch.bool])
