@@ -1,4 +1,4 @@
-"""One token through Mamba blocks, compiled by Numba.
+"""One token through Mamba and Mamba-2 blocks, compiled by Numba.
 
 PyTorch spends a token of a small model on the calls of some thirty operations a block, which take
 longer than the arithmetic. Here a block is one call. Whatever is derived from a parameter, such as
@@ -14,15 +14,15 @@ import math
 import numpy as np
 
 from ssm_core._compiled import compiled
-from ssm_core.scan._cpu_step import advance, silu
+from ssm_core.scan._cpu_step import advance, silu, softplus
 
-__all__ = ["step_block", "step_head"]
+__all__ = ["step_head", "step_mamba", "step_mamba2"]
 
 _SUMS = {"contract", "reassoc"}  # sums in any order, in vector instructions; NaN stays NaN
 
 
 @compiled(nogil=True)
-def step_block(
+def step_mamba(
     stream,
     norm_weight,
     epsilon,
@@ -35,9 +35,9 @@ def step_block(
     dt_bias,
     A_log,
     D,
+    rms_epsilon,
     out_weight,
     out_bias,
-    rms_epsilon,
     conv_state,
     ssm_state,
 ):
@@ -71,6 +71,89 @@ def step_block(
         advance(ssm_state[i], x[i], dt[i], A_log, True, B, C, D, xz[i, d:], dt_bias, True, y[i])
     _multiply(out_weight, out_bias, y, out)
     stream += out
+
+
+@compiled(nogil=True)
+def step_mamba2(
+    stream,
+    norm_weight,
+    epsilon,
+    in_weight,
+    in_bias,
+    conv_weight,
+    conv_bias,
+    dt_bias,
+    dt_min,
+    dt_max,
+    A_log,
+    D,
+    gated_weight,
+    gated_epsilon,
+    group_size,
+    before_gate,
+    out_weight,
+    out_bias,
+    conv_state,
+    ssm_state,
+):
+    """The same for a Mamba-2 block whose state space model has all inner channels.
+
+    ``gated_weight`` is that of the norm inside the block, and empty where there is none.
+    """
+    b, d_model = stream.shape
+    _, h, p, n = ssm_state.shape
+    d, channels = h * p, len(conv_weight)
+    groups = (channels - d) // (2 * n)
+    normed, y = np.empty((b, d_model), stream.dtype), np.empty((b, d), stream.dtype)
+    projected = np.empty((b, len(in_weight)), stream.dtype)
+    x, out = np.empty(channels, stream.dtype), np.empty_like(stream)
+    for i in range(b):
+        _normalize(stream[i], norm_weight, epsilon, normed[i])
+    _multiply(in_weight, in_bias, normed, projected)
+    for i in range(b):
+        z, dt = projected[i, :d], projected[i, d + channels :]
+        _convolve(projected[i, d : d + channels], conv_weight, conv_bias, conv_state[i], x)
+        selection = x[d:].reshape(2, groups, n)
+        for k in range(h):
+            step = softplus(dt[k] + dt_bias[k])
+            dt[k] = min(max(step, dt_min), dt_max)
+        _advance_heads(ssm_state[i], x, dt, A_log, selection[0], selection[1], D, y[i])
+        _gate(y[i], z, gated_weight, gated_epsilon, group_size, before_gate)
+    _multiply(out_weight, out_bias, y, out)
+    stream += out
+
+
+@compiled(nogil=True, fastmath=_SUMS)
+def _advance_heads(state, x, steps, A_log, B, C, D, y):
+    """One row: states (h, p, n) in place, output y (h p,), with one decay a head; B and C are (g, n),
+    D has a weight for each head or for each channel."""
+    h, p, n = state.shape
+    per_group = h // len(B)
+    for i in range(h):
+        group, decay = i // per_group, x.dtype.type(math.exp(-steps[i] * math.exp(A_log[i])))
+        for j in range(p):
+            c = i * p + j
+            value, total = steps[i] * x[c], x.dtype.type(0)
+            for k in range(n):
+                new = decay * state[i, j, k] + value * B[group, k]
+                state[i, j, k] = new
+                total += C[group, k] * new
+            y[c] = total + (D[i] if len(D) == h else D[c]) * x[c]
+
+
+@compiled(nogil=True, fastmath=_SUMS)
+def _gate(y, z, weight, epsilon, group_size, before_gate):
+    """y times silu(z), and the norm of each group of channels, before that or after it."""
+    if not before_gate:
+        for c in range(len(y)):
+            y[c] *= silu(z[c])
+    if len(weight):
+        for start in range(0, len(y), group_size):
+            group = y[start : start + group_size]
+            _normalize(group, weight[start : start + group_size], epsilon, group)
+    if before_gate:
+        for c in range(len(y)):
+            y[c] *= silu(z[c])
 
 
 @compiled(nogil=True)

@@ -19,6 +19,7 @@ from ssm_core._modules import is_plain
 from ssm_core._tensors import check_kind, check_shape
 from ssm_core.mamba._arguments import as_tokens, check_token_range
 from ssm_core.mamba.block import Mamba, StepProjection
+from ssm_core.mamba.mamba2 import GatedRMSNorm, Mamba2
 
 __all__ = ["MambaStepper", "TokenStep", "pack"]
 
@@ -37,20 +38,28 @@ def kernels() -> Any:
     return _compiled
 
 
+class BlockStep(NamedTuple):
+    """What the compiled step of a block reads."""
+
+    kernel: str  # the name of the function
+    weights: tuple[Any, ...]  # its arguments but stream and states
+    states: tuple[tuple[int, ...], ...]  # shapes of conv_state and ssm_state for one text
+
+
 class TokenStep(NamedTuple):
     """What the compiled step reads: the memory of the parameters themselves."""
 
     dtype: torch.dtype
     embedding: np.ndarray
-    blocks: list[tuple[Any, ...]]  # the arguments of ``step_block`` but stream and states
+    blocks: list[BlockStep]
     end: tuple[Any, ...]  # weight and epsilon of the last norm, weight of the head
 
     def __call__(self, tokens: Tensor, cache: Mapping[int, Any]) -> Tensor:
         """Read one token (b,) of each text; logits (b, vocabulary). The cache changes in place."""
         stream = self.embedding[tokens.numpy()]  # a copy
-        for i, weights in enumerate(self.blocks):
-            conv_state, ssm_state = cache[i]
-            kernels().step_block(stream, *weights, conv_state.numpy(), ssm_state.numpy())
+        for i, block in enumerate(self.blocks):
+            step = getattr(kernels(), block.kernel)
+            step(stream, *block.weights, *(state.numpy() for state in cache[i]))
         logits = np.empty((len(stream), len(self.end[-1])), stream.dtype)
         kernels().step_head(stream, *self.end, logits)
         return torch.from_numpy(logits)
@@ -59,13 +68,12 @@ class TokenStep(NamedTuple):
         """Whether these are states of so many texts that can change in place here."""
         if not isinstance(cache, dict) or len(cache) != len(self.blocks):
             return False
-        for i, weights in enumerate(self.blocks):
-            conv_weight, A_log = weights[4], weights[9]
-            for state, like in zip(cache[i], (conv_weight, A_log)):
+        for i, block in enumerate(self.blocks):
+            for state, shape in zip(cache[i], block.states):
                 if (
                     state.dtype != self.dtype
                     or state.device.type != "cpu"
-                    or state.shape != (rows, *like.shape)
+                    or state.shape != (rows, *shape)
                     or not state.is_contiguous()
                 ):
                     return False
@@ -183,31 +191,71 @@ def _is_plain_layer(layer):
     return (
         is_plain(layer, Layer)
         and is_plain(layer.norm, RMSNorm)
-        and is_plain(block, Mamba)
+        and (_is_plain_mamba(block) or _is_plain_mamba2(block))
         and is_plain(block.conv1d, nn.Conv1d)
+        and is_plain(block.in_proj, nn.Linear)
+        and is_plain(block.out_proj, nn.Linear)
+    )
+
+
+def _is_plain_mamba(block):
+    return (
+        is_plain(block, Mamba)
         and is_plain(block.dt_proj, StepProjection)
-        and all(is_plain(x, nn.Linear) for x in (block.in_proj, block.x_proj, block.out_proj))
+        and is_plain(block.x_proj, nn.Linear)
         and block.x_proj.bias is None
+    )
+
+
+def _is_plain_mamba2(block):
+    return (
+        is_plain(block, Mamba2)
+        and block.d_ssm == block.d_inner
+        and (not block.rmsnorm or is_plain(block.norm, GatedRMSNorm))
     )
 
 
 def _block(layer):
     block = layer.mixer
-    return (
+    kernel, inner = (
+        ("step_mamba", _inside_mamba) if type(block) is Mamba else ("step_mamba2", _inside_mamba2)
+    )
+    weights = (
         _array(layer.norm.weight),
         layer.norm.eps,
         _array(block.in_proj.weight),
         _array(block.in_proj.bias, block.D),
         _array(block.conv1d.weight)[:, 0],
         _array(block.conv1d.bias, block.D),
+        *inner(block),
+        _array(block.out_proj.weight),
+        _array(block.out_proj.bias, block.D),
+    )
+    return BlockStep(kernel, weights, tuple(tuple(x.values()) for x in block._state_sizes()))
+
+
+def _inside_mamba(block):
+    return (
         _array(block.x_proj.weight),
         _array(block.dt_proj.weight),
         _array(block.dt_proj.bias),
         _array(block.A_log),
         _array(block.D),
-        _array(block.out_proj.weight),
-        _array(block.out_proj.bias, block.D),
         -1.0 if block.mixer_rms_eps is None else block.mixer_rms_eps,
+    )
+
+
+def _inside_mamba2(block):
+    norm = block.norm if block.rmsnorm else None
+    return (
+        _array(block.dt_bias),
+        *block.dt_limit,
+        _array(block.A_log),
+        _array(block.D),
+        _array(None if norm is None else norm.weight, block.D),
+        1.0 if norm is None else norm.eps,
+        block.d_ssm if norm is None else norm.group_size,
+        norm is not None and norm.norm_before_gate,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ssm_core._compiled import compiled
 from ssm_core.scan._cpu_compiled import _exp2
 
-__all__ = ["advance", "silu", "state_update"]
+__all__ = ["advance", "silu", "softplus", "state_update"]
 
 _SUMS = {"contract", "reassoc"}  # sums in any order; NaN and infinity stay what they are
 _LOG2E = 1 / math.log(2)
@@ -80,7 +80,7 @@ def advance(state, x, dt, A, A_is_log, B, C, D, z, dt_bias, dt_softplus, y):
     steps, decays = np.empty_like(y), np.empty_like(state)
     for c in range(d):
         step = dt[c] + dt_bias[c] if len(dt_bias) else dt[c]
-        steps[c] = _softplus(step) if dt_softplus else step
+        steps[c] = softplus(step) if dt_softplus else step
     _decay(steps, A, A_is_log, decays)
     _update(state, decays, steps, x, B, C, y)
     if len(D):
@@ -125,7 +125,7 @@ def _update(state, decays, steps, x, B, C, y):
 
 
 @compiled(nogil=True)
-def _softplus(x):
+def softplus(x):
     """log(1 + exp(x)); from 40 on that is x to the last bit."""
     return x if x > 40 else math.log1p(math.exp(x))
 

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ssm_core.mamba import Mamba2, MambaConfig, MambaLM
+from ssm_core.mamba import Mamba2, MambaConfig, MambaLM, _stepping
 
 V = 29  # padded to 32
 BLOCKS = [
@@ -81,8 +81,18 @@ def greedy(model, ids, new):
     return ids
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def implementation(request, monkeypatch):
+    """Steps compiled by Numba, and in PyTorch."""
+    if request.param == "torch":
+        monkeypatch.setattr(_stepping, "kernels", lambda: None)
+    else:
+        pytest.importorskip("numba")
+    return request.param
+
+
 @pytest.mark.parametrize("ssm_cfg", [{}, {"ngroups": 2, "dt_limit": (0.1, 0.5)}])
-def test_generation_is_greedy(ssm_cfg):
+def test_generation_is_greedy(ssm_cfg, implementation):
     model, prompt = make(dtype=torch.float64, ssm_cfg=ssm_cfg), text(b=3, L=5)
     expected = greedy(model, prompt, 12)
     assert torch.equal(model.generate(prompt, 12), expected)
@@ -100,6 +110,47 @@ def test_generation_is_greedy(ssm_cfg):
         step, cache = stepper.step(tokens, cache)
         logits.append(step)
     close(torch.stack(logits, 1), model(prompt))
+
+
+@pytest.mark.parametrize(
+    ("ssm_cfg", "compiles"),
+    [
+        ({}, True),
+        ({"ngroups": 2, "norm_before_gate": True, "D_has_hdim": True, "norm_eps": 0.1}, True),
+        ({"rmsnorm": False, "dt_limit": (0.2, 0.6), "bias": True, "conv_bias": False}, True),
+        ({"headdim": 1, "d_conv": 1, "ngroups": 32, "d_state": 1}, True),
+        ({"headdim": 32, "expand": 4, "d_conv": 2}, True),
+        ({"d_ssm": 16}, False),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+def test_compiled_steps_are_those_of_the_modules(ssm_cfg, compiles, dtype, tolerance):
+    pytest.importorskip("numba")
+    model, ids = make(dtype=dtype, ssm_cfg=ssm_cfg), text(b=3)
+    stepper, states = model.stepper(), model.allocate_inference_cache(3)
+    cache, logits = stepper.allocate_inference_cache(3), []
+    assert (stepper._packed is not None) == compiles
+    for tokens in ids.T:
+        step, cache = stepper.step(tokens, cache)
+        logits.append(step)
+    with torch.no_grad():
+        want = model(ids, states)
+    assert relative(torch.stack(logits, 1), want) < tolerance
+    for i in range(2):
+        for got, right in zip(cache[i], states[i]):
+            assert relative(got, right) < tolerance
+
+
+def test_only_plain_modules_are_compiled():
+    pytest.importorskip("numba")
+    for name in ("norm", "in_proj", "conv1d", "out_proj", None):
+        model = make()
+        block = model.backbone.layers[1].mixer
+        module = block if name is None else block.get_submodule(name)
+        handle = module.register_forward_hook(lambda *_: None)
+        assert _stepping.pack(model) is None
+        handle.remove()
+        assert _stepping.pack(model) is not None
 
 
 def test_recomputing_changes_no_gradient():
