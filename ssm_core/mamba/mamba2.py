@@ -93,8 +93,8 @@ class Mamba2(Mixer):
         ValueError, TypeError: an argument out of its range or of the wrong kind, or sizes that do not
             divide each other; the message names it, says what came and what is expected.
 
-    Source: Dao and Gu, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through
-    Structured State Space Duality" (2024), section 7.
+    Equation eq-ssd-block. Source: Dao and Gu, "Transformers are SSMs: Generalized Models and
+    Efficient Algorithms Through Structured State Space Duality" (2024), section 7.
 
     Example:
         >>> import torch

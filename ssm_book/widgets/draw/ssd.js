@@ -38,7 +38,7 @@ function figure(place, data, set) {
   let here = [1, 1];
   const blocks = makeBlocks(place);
   const cost = makePanel(place, {
-    title: "Multiplications a step of one head: drag the dot",
+    title: "Multiplications a step: drag",
     height: 300,
     x: {label: "chunk size Q", log: true, range: [1, 64]},
     y: {log: true, range: [100, 1e5]},
