@@ -19,14 +19,18 @@ from ssm_core.mamba import Mamba, MambaConfig, MambaLM
 V = 29
 
 
-def make(**options):
+MAMBA2 = {"layer": "Mamba2", "d_state": 4, "headdim": 8, "ngroups": 2}
+
+
+def make(ssm_cfg=None):
     torch.manual_seed(0)
-    model = MambaLM(MambaConfig(32, 2, V, {"d_state": 4}, **options))
+    model = MambaLM(MambaConfig(32, 2, V, ssm_cfg or {"d_state": 4}))
     with torch.no_grad():
         model.backbone.embedding.weight.normal_()
         for layer in model.backbone.layers:  # logits that depend on what the states hold
-            layer.mixer.x_proj.weight.mul_(5)
-            layer.mixer.out_proj.weight.mul_(5)
+            block = layer.mixer
+            (block.x_proj if isinstance(block, Mamba) else block.in_proj).weight.mul_(5)
+            block.out_proj.weight.mul_(5)
     return model
 
 
@@ -71,9 +75,9 @@ def sharded_over_plain_gradient():
     return float(layer.bias.grad.full_tensor())
 
 
-def check(model, tolerance, rank, factor=1.0):
+def check(model, tolerance, rank, factor=1.0, ssm_cfg=None):
     """Train a wrapped model, whose gradients come with a factor, and a plain one; compare them."""
-    plain, ids = make(), texts()
+    plain, ids = make(ssm_cfg), texts()
     start = {name: p.detach().clone() for name, p in plain.named_parameters()}
     want = train(plain, ids)
     losses = train(model, ids.chunk(2)[rank], 0.1 / factor)
@@ -120,6 +124,17 @@ def sharded_projections(rank):
     check(model, 1e-5, rank, sharded_over_plain_gradient())
 
 
+def sharded_mamba2(rank):
+    """Every submodule of the blocks is a unit of its own, and so is each block."""
+    model = make(MAMBA2)
+    for layer in model.backbone.layers:
+        for name in ("in_proj", "conv1d", "norm", "out_proj"):
+            fully_shard(layer.mixer.get_submodule(name))
+        fully_shard(layer)
+    fully_shard(model)
+    check(model, 1e-5, rank, sharded_over_plain_gradient(), MAMBA2)
+
+
 def steps_of_a_sharded_block(rank):
     """Forward, step and pieces agree: FSDP casts arguments into copies, but the states move on."""
     torch.manual_seed(0)
@@ -144,15 +159,15 @@ def steps_of_a_sharded_block(rank):
                 assert (out.float() - want).norm() < tolerance * want.norm(), (name, policy)
 
 
-def generation_of_a_sharded_model(rank):
+def generation_of_a_sharded_model(rank, ssm_cfg=None):
     ids = texts()
     with torch.no_grad():
-        want, expected = make()(ids), make().generate(ids, 6)
+        want, expected = make(ssm_cfg)(ids), make(ssm_cfg).generate(ids, 6)
     for policy, tolerance in (
         (MixedPrecisionPolicy(), 1e-5),
         (MixedPrecisionPolicy(param_dtype=torch.bfloat16), 5e-2),
     ):
-        model = make()
+        model = make(ssm_cfg)
         for layer in model.backbone.layers:
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
@@ -164,13 +179,19 @@ def generation_of_a_sharded_model(rank):
             assert torch.equal(model.generate(ids, 6), expected)
 
 
+def generation_of_a_sharded_mamba2(rank):
+    generation_of_a_sharded_model(rank, MAMBA2)
+
+
 CHECKS = [
     data_parallel,
     sharded,
     sharded_in_bfloat16,
     sharded_projections,
+    sharded_mamba2,
     steps_of_a_sharded_block,
     generation_of_a_sharded_model,
+    generation_of_a_sharded_mamba2,
 ]
 
 

@@ -327,6 +327,24 @@ def test_a_parametrized_module_runs_as_its_weight(name):
     close(steps, want(signal()))
 
 
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
+@pytest.mark.parametrize(("name", "rank"), [("in_proj", 2), ("conv1d", 18), ("out_proj", 2)])
+def test_a_lora_adapter_changes_forward_and_step_alike(name, rank):
+    peft = pytest.importorskip("peft")
+    plain, block = make(), make()
+    peft.get_peft_model(
+        nn.Sequential(block),
+        peft.LoraConfig(r=rank, target_modules=[name], init_lora_weights=False),
+    )
+    block = block.double().eval()
+    cache, out = block.allocate_inference_cache(2), block(signal())
+    close(torch.cat([block.step(x, *cache)[0] for x in signal().split(1, 1)], 1), out)
+    assert (out - plain(signal())).abs().max() > 1e-3
+    out.sum().backward()
+    learned = [p for p in block.parameters() if p.requires_grad]
+    assert len(learned) == 2 and all(p.grad.abs().max() > 0 for p in learned)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_block_compiles_without_a_break(packed):
     model, hidden = make(torch.float32, ngroups=2), signal(b=1, dtype=torch.float32)

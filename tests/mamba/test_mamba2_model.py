@@ -221,6 +221,33 @@ def test_the_model_compiles_in_one_graph():
         close(got[1], want[1], 1e-5)
 
 
+def test_gradients_per_sample_through_torch_func():
+    model, ids = make(dtype=torch.float64), text(b=2, L=6)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters, row):
+        logits = torch.func.functional_call(model, parameters, (row[None, :-1],))
+        return torch.nn.functional.cross_entropy(logits[0], row[1:])
+
+    got = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, ids)
+    for i, row in enumerate(ids):
+        model.zero_grad()
+        logits = model(row[None, :-1])
+        torch.nn.functional.cross_entropy(logits[0], row[1:]).backward()
+        for name, parameter in model.named_parameters():
+            close(got[name][i], parameter.grad, 1e-9)
+
+
+def test_offloaded_weights_come_in_when_a_module_is_called():
+    accelerate = pytest.importorskip("accelerate")
+    model, ids = make(), text()
+    with torch.no_grad():
+        want, tokens = model(ids), model.generate(ids, 5)
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        close(model(ids), want, 1e-5)
+    assert torch.equal(model.generate(ids, 5), tokens)
+
+
 # --- the configuration ----------------------------------------------------------------------------
 
 
