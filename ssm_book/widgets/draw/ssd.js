@@ -45,7 +45,6 @@ function figure(place, data, set) {
     series: [
       {name: "all four", colour: "blue", style: "line"},
       {name: "inside chunks", colour: "orange", style: "line"},
-      {name: "states and outputs", colour: "green", style: "dashed"},
       {name: "the recurrence", colour: "soft", style: "dashed"},
     ],
     above(pen) {
@@ -67,7 +66,6 @@ function figure(place, data, set) {
     cost([
       [curve, curve.map(all)],
       [curve, curve.map((q) => parts(q).inside)],
-      [curve, flat(2 * n * p)],
       [curve, flat(recurrenceMultiplications(n, p))],
     ]);
 
