@@ -75,21 +75,19 @@ def test_registers_and_shared_memory(arch, spilled, launches, tmp_path):
     }
 
 
-def check_sizes(p, n, dtype, arch, launches, folder):
-    """Compile all kernels for a GPU; the largest of them takes what the plan counts on."""
+def taken(p, n, dtype, arch, launches, folder):
+    """What each kernel takes of a GPU, by name, and the shared memory that the plan counts on."""
     launches.clear()
     launch_all(p=p, n=n, dtype=dtype)
     limit = plan.blocks_for(SIZES[dtype], n).kilobytes * 1024
-    assert limit <= SHARED[86]
     for kernel, args, options in different(launches):
-        found = resources(kernel, args, options, arch, folder)
-        yield kernel.__name__, found
-        assert found["SHARED"] <= limit, (kernel.__name__, p, n, dtype, found)
+        yield kernel.__name__, resources(kernel, args, options, arch, folder), limit
 
 
 def test_shared_memory_is_what_the_plan_counts_on(launches, tmp_path):
     """A sample; ``python -m tests.ssd.test_triton_compiles`` goes through all sizes and targets."""
-    assert dict(check_sizes(64, 128, torch.float32, 90, launches, tmp_path))
+    for name, found, limit in taken(64, 128, torch.float32, 90, launches, tmp_path):
+        assert found["SHARED"] <= limit <= SHARED[86], (name, found)
 
 
 def test_small_and_odd_sizes_compile(launches, tmp_path):
@@ -116,8 +114,9 @@ def main():
         for arch, dtype, n, p in itertools.product(
             targets, SIZES, (16, 64, 128, 256), (32, 64, 128)
         ):
-            for name, found in check_sizes(p, n, dtype, arch, launches, pathlib.Path(folder)):
-                print(f"sm_{arch} {dtype} p {p} n {n} {name}: {found}", flush=True)
+            for name, found, limit in taken(p, n, dtype, arch, launches, pathlib.Path(folder)):
+                verdict = "" if found["SHARED"] <= limit <= SHARED[86] else "  TOO MUCH"
+                print(f"sm_{arch} {dtype} p {p} n {n} {name}: {found}{verdict}", flush=True)
 
 
 if __name__ == "__main__":

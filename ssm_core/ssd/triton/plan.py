@@ -33,7 +33,7 @@ class Blocks:
     chunk: int  # steps, at most
     channels: int  # at most
     warps: int
-    stages: int  # of heads whose loads are under way, in shared memory
+    stages: int  # of heads whose loads are under way, in shared memory; one for several blocks of channels
     kilobytes: int  # of shared memory, by the kernel that takes most of it
 
 
@@ -42,8 +42,8 @@ class Blocks:
 # repeat what the first four do. Float32 needs three products for one, and registers for their factors.
 # ``tests/ssd/test_triton_compiles.py`` holds all this against the compiler.
 BLOCKS = {
-    (2, 128): Blocks(64, 64, 4, 2, 68),
-    (2, 256): Blocks(32, 64, 4, 2, 56),
+    (2, 128): Blocks(64, 64, 4, 2, 80),
+    (2, 256): Blocks(32, 64, 4, 2, 64),
     (4, 64): Blocks(32, 64, 4, 1, 64),
     (4, 128): Blocks(32, 64, 8, 1, 80),
     (4, 256): Blocks(16, 64, 8, 1, 96),
@@ -130,7 +130,8 @@ def make_plan(given: SSD) -> Plan:
          "P": p, "BP": BP, "N": n, "BN": BN, "Q": Q,
          "COMPUTE": tl.bfloat16 if low else tl.float32,
          "PRECISION": "tf32" if low or half else "tf32x3", "num_warps": blocks.warps,
-         "num_stages": blocks.stages, "enable_fp_fusion": True})
+         "num_stages": blocks.stages if p <= blocks.channels else 1,
+         "enable_fp_fusion": True})
 
 
 def _owners(bounds: Tensor, chunks: int, Q: int) -> Tensor:
