@@ -223,7 +223,8 @@ def _in_rows(given: SSD) -> SSD:
 
 
 def _in_one_piece(value: Tensor) -> Tensor:
-    if value[:1, :1].is_contiguous() and value.data_ptr() % 16 == 0:
+    near = value.stride(1) * plans.LONGEST < 2**31  # offsets within a chunk have 32 bits
+    if near and value[:1, :1].is_contiguous() and value.data_ptr() % 16 == 0:
         return value
     return value.clone(memory_format=torch.contiguous_format)
 

@@ -48,6 +48,7 @@ BLOCKS = {
     (4, 128): Blocks(32, 64, 8, 1, 80),
     (4, 256): Blocks(16, 64, 8, 1, 96),
 }
+LONGEST = max(blocks.chunk for blocks in BLOCKS.values())
 
 
 def blocks_for(size: int, n: int) -> Blocks:
