@@ -34,7 +34,7 @@ class Blocks:
     channels: int  # at most
     warps: int
     stages: int  # of heads whose loads are under way, in shared memory; one for several blocks of channels
-    kilobytes: int  # of shared memory, by the kernel that takes most of it
+    kilobytes: int  # of shared memory, which no kernel goes beyond
 
 
 # By bytes of a factor and number of states, up to. No GPU since sm_80 has less than 99 KB. Four warps
