@@ -76,7 +76,8 @@ def failed(tmp_path_factory):
             nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=len(cells) + 1)
         )
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "some.ipynb")
-    shutil.copy(ROOT / "book" / "conftest.py", folder)
+    for name in ("conftest.py", "times.csv"):
+        shutil.copy(ROOT / "book" / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # not ours, which is above
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-rA", folder],
