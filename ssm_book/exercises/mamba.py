@@ -89,6 +89,11 @@ def check_older_first(older_first):
         rises = np.diff(w) > 0
         place = f"For ages up to {longest}, "
         why = "Each state fades with age; only a difference of two can grow."
+        if c[0] > 0 > c[1]:
+            why = (
+                "A difference can grow, but this one is past its peak at age 1: take a smaller step "
+                "size, or subtract a larger share of the fast state."
+            )
         if rises.any():
             top = 1 + int(np.argmin(rises))
             why = f"It grows until age {top} and falls later, when the faster state is gone."

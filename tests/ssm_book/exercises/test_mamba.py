@@ -160,6 +160,7 @@ WRONG = [
     (check_older_first, change_older(delta=-1.0), "time passes"),
     (check_older_first, change_older(delta=np.inf), "not finite"),
     (check_older_first, change_older(c=(1.0, 1.0)), "only a difference"),
+    (check_older_first, lambda longest: (0.5, np.array([1.0, -1.0])), "past its peak"),
     (check_older_first, change_older(delta=4.0), "falls later"),
     (check_older_first, change_older(delta=4.0, c=(-1.0, 0.9)), "It falls at first"),
     (check_older_first, change_older(c=(1.0, -1.2)), "never came"),
