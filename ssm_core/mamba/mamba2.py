@@ -44,7 +44,7 @@ class Mamba2(Mixer):
 
     .. math::
 
-        S_t = e^{\Delta_t A} S_{t-1} + \Delta_t x_t B_t^\top, \qquad
+        S_t = e^{\Delta_t A} S_{t-1} + \Delta_t x_t B_t^{\mathsf T}, \qquad
         y_t = S_t C_t + D x_t, \qquad
         \mathrm{out}_t = W \operatorname{RMSNorm}(y_t \cdot \operatorname{silu}(z_t))
 

@@ -60,7 +60,7 @@ def ssd_fn(
 
     .. math::
 
-        S_t = e^{\Delta_t A} S_{t-1} + \Delta_t x_t B_t^\top, \qquad
+        S_t = e^{\Delta_t A} S_{t-1} + \Delta_t x_t B_t^{\mathsf T}, \qquad
         y_t = (S_t C_t + D x_t) \cdot \operatorname{silu}(z_t)
 
     for each of h heads, whose state :math:`S_t` is a matrix (p, n) and whose decay is one number.

@@ -5,10 +5,10 @@ state is S before its first step:
 
 .. math::
 
-    y_i &= \sum_{j \le i} e^{a_{j+1} + \dots + a_i} \, C_i^\top B_j \, \Delta_j x_j
+    y_i &= \sum_{j \le i} e^{a_{j+1} + \dots + a_i} \, C_i^{\mathsf T} B_j \, \Delta_j x_j
            + e^{a_1 + \dots + a_i} \, S C_i, \\
     S &\leftarrow e^{a_1 + \dots + a_Q} \, S
-           + \sum_j e^{a_{j+1} + \dots + a_Q} \, \Delta_j x_j B_j^\top .
+           + \sum_j e^{a_{j+1} + \dots + a_Q} \, \Delta_j x_j B_j^{\mathsf T} .
 
 Work is O(L (Q + n) p) a head in place of O(L n p), nearly all of it in matrix products. Three sums
 of a appear, and each is a sum: within a chunk (``segment_sums``), from its start, and to its end.

@@ -16,7 +16,7 @@ def ssd_matrix(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
     .. math::
 
-        M_{ij} = C_i^\top B_j \, \Delta_j \, e^{A (\Delta_{j+1} + \dots + \Delta_i)}
+        M_{ij} = C_i^{\mathsf T} B_j \, \Delta_j \, e^{A (\Delta_{j+1} + \dots + \Delta_i)}
         \quad (i \ge j), \qquad M_{ij} = 0 \quad (i < j)
 
     Args:
