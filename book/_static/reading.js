@@ -43,13 +43,14 @@
   }
 
   // Who scrolls up may want the top. The theme's own rule takes each move of the page for an intention,
-  // also one that makes room for a formula.
+  // also one that makes room for a formula: then the page has grown and moves down.
   function backToTop() {
-    let turn = 0;
+    let turn = 0, height = 0;
     return () => {
       if (Math.abs(scrollY - turn) < 80) return;
-      root.toggleAttribute("data-goes-up", scrollY < turn && scrollY > innerHeight);
-      turn = scrollY;
+      const up = scrollY < turn, grown = root.scrollHeight > height;
+      [turn, height] = [scrollY, root.scrollHeight];
+      if (up || !grown) root.toggleAttribute("data-goes-up", up && scrollY > innerHeight);
     };
   }
 

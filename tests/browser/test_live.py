@@ -215,7 +215,7 @@ def test_a_field_is_edited_by_keyboard_and_lets_go(live):
 
 
 def test_a_new_picture_takes_the_place_of_the_stored_one(live):
-    figure = live.tab.locator(".cell_output figure:has(figcaption)").first
+    figure = live.tab.locator(".cell_output figure:has(figcaption):has(img)").first
     image, caption = figure.locator("img"), figure.locator(".caption-text")
     before = caption.inner_text()
     alt = image.get_attribute("alt")

@@ -15,6 +15,20 @@ def chapter(browser, address):
     assert page.wrong == []
 
 
+def preview(page, target, content):
+    """What the preview of the first link to a target shows; again where the page moved meanwhile."""
+    link = page.tab.locator(f"article a[href^='{target}']:visible").first
+    shown = page.tab.locator(f"[data-tippy-root] {content}").first
+    for _ in range(30):
+        page.tab.mouse.move(0, 0)
+        link.hover()
+        page.tab.wait_for_timeout(1000)
+        if shown.is_visible():
+            break
+    assert shown.is_visible()
+    return shown
+
+
 def in_contents(tab):
     """The entries of the contents that are marked as current."""
     return tab.locator("#pst-page-toc-nav a[aria-current]").all_inner_texts()
@@ -83,11 +97,11 @@ def test_a_bar_says_how_far_one_is_and_a_button_leads_back(chapter):
     tab.evaluate("scrollTo({top: 8000, behavior: 'instant'})")
     chapter.until(f"{along} > 0.1")
     back = tab.get_by_role("button", name="Back to top")
-    for _ in range(20):  # who scrolls up may want the top
+    for _ in range(30):  # who scrolls up may want the top
         if back.is_visible():
             break
         tab.evaluate("scrollBy({top: -200, behavior: 'instant'})")
-        tab.evaluate("probes.drawn()")
+        tab.wait_for_timeout(100)
     back.click()
     chapter.until(f"scrollY === 0 && {along} === 0")
     chapter.until("!document.querySelector('#pst-page-toc-nav [aria-current]')")
@@ -102,9 +116,7 @@ def test_names_break_in_a_window_of_320_pixels(browser, address, name):
 
 def test_a_preview_of_a_formula_stays_in_a_narrow_window(browser, address):
     page = Page(browser, address, "book/rnn", look=("light", 390))
-    page.tab.locator("article a[href='#equation-eq-rnn']:visible").first.hover()
-    formula = page.tab.locator("[data-tippy-root] mjx-container")
-    formula.wait_for()
+    formula = preview(page, "#equation-eq-rnn", "mjx-container")
     page.until("document.documentElement.scrollWidth <= innerWidth")
     left, right = formula.evaluate(
         "(e) => { const box = e.closest('.tippy-box').getBoundingClientRect(); return [box.left, box.right]; }"
@@ -115,8 +127,7 @@ def test_a_preview_of_a_formula_stays_in_a_narrow_window(browser, address):
 
 def test_a_preview_of_an_exercise_asks_for_no_font_of_icons(browser, address):
     page = Page(browser, address, "book/hippo")
-    page.tab.locator("article a[href^='#ex-']:visible").first.hover()
-    page.tab.locator("[data-tippy-root] .admonition-title").wait_for()
+    preview(page, "#ex-", ".admonition-title")
     page.ask("drawn")
     page.tab.evaluate("document.fonts.ready")
     assert not [url for url, _ in page.ask("loaded") if "fontawesome" in url]
