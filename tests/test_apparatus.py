@@ -205,7 +205,7 @@ def test_paper_has_the_numbers_of_the_pages():
     if not labels.exists() or not all(page.exists() for page in pages):
         pytest.skip("not built: make book pdf")
     paper = re.findall(
-        r"\\newlabel\{(?:equation:)?book/\w+:((?:eq|fig)-[\w-]+)\}\{\{([\d.]+)\}",
+        r"\\newlabel\{(?:equation:)?book/[\w/-]+:((?:eq|fig)-[\w-]+)\}\{\{([\d.]+)\}",
         labels.read_text(encoding="utf-8"),
     )
     shown = "\n".join(page.read_text(encoding="utf-8") for page in pages)
